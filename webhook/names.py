@@ -1,0 +1,126 @@
+"""Every name that the injector reads or writes on Kubernetes objects, and every reason that it gives."""
+
+import enum
+from typing import Final, Self
+
+VERSION: Final = "0.1.0"
+
+PREFIX: Final = "metrics-sidecar.io"
+OWN_NAMESPACE: Final = "metrics-sidecar"
+MANAGED_BY: Final = "metrics-sidecar"
+
+# Labels.
+INJECT_LABEL: Final = f"{PREFIX}/inject"
+INJECTED_LABEL: Final = f"{PREFIX}/injected"
+WORKLOAD_LABEL: Final = f"{PREFIX}/workload"
+MANAGED_BY_LABEL: Final = "app.kubernetes.io/managed-by"
+TRUE: Final = "true"
+FALSE: Final = "false"
+
+# Annotations of a pod, or of a pod template, by which a workload overrides the cluster's settings.
+PORT_ANNOTATION: Final = f"{PREFIX}/port"
+IMAGE_ANNOTATION: Final = f"{PREFIX}/image"
+CPU_ANNOTATION: Final = f"{PREFIX}/cpu"
+MEMORY_ANNOTATION: Final = f"{PREFIX}/memory"
+MODE_ANNOTATION: Final = f"{PREFIX}/mode"
+OVERRIDES: Final = (PORT_ANNOTATION, IMAGE_ANNOTATION, CPU_ANNOTATION, MEMORY_ANNOTATION, MODE_ANNOTATION)
+
+# Annotations that the injector writes: what it did to a pod; that a template's label is its stamp.
+STATUS_ANNOTATION: Final = f"{PREFIX}/status"
+STAMPED_ANNOTATION: Final = f"{PREFIX}/stamped"
+
+# Annotations of others.
+DEFAULT_CONTAINER_ANNOTATION: Final = "kubectl.kubernetes.io/default-container"
+DEFAULT_CONTAINER_ANNOTATIONS: Final = frozenset(
+    {DEFAULT_CONTAINER_ANNOTATION, "kubectl.kubernetes.io/default-logs-container"}
+)
+MIRROR_ANNOTATION: Final = "kubernetes.io/config.mirror"
+SCRAPE_ANNOTATION: Final = "prometheus.io/scrape"
+SCRAPE_PATH_ANNOTATION: Final = "prometheus.io/path"
+SCRAPE_PORT_ANNOTATION: Final = "prometheus.io/port"
+
+# The injected container. Many charts name a container of their own "metrics"; then ours is the second name.
+CONTAINER: Final = "metrics"
+CONTAINER_IF_TAKEN: Final = "metrics-sidecar"
+PORT_NAME: Final = "metrics-sidecar"
+PORT_ENV: Final = "METRICS_SIDECAR_PORT"
+POD_NAME_ENV: Final = "POD_NAME"
+
+# The Service.
+SERVICE_SUFFIX: Final = "-metrics-sidecar"
+SERVICE_PORT_NAME: Final = "metrics"
+METRICS_PATH: Final = "/metrics"
+
+# Why the API server calls: each webhook of the configuration has a path, and the path is a handler's id.
+POD_HANDLER: Final = "pod"
+NAMESPACE_HANDLER: Final = "namespace"
+WORKLOAD_HANDLER: Final = "workload"
+HANDLERS: Final = (POD_HANDLER, NAMESPACE_HANDLER, WORKLOAD_HANDLER)
+
+
+class Action(enum.StrEnum):
+    """What is done to an object."""
+
+    INJECT = "inject"
+    STAMP = "stamp"
+    UNSTAMP = "unstamp"
+    SKIP = "skip"
+
+
+class Reason(enum.StrEnum):
+    """Why it is done, or not: a code for logs, metrics and reports, and a sentence for people."""
+
+    sentence: str
+
+    def __new__(cls, code: str, sentence: str) -> Self:
+        """Make the code the value, so that a reason is a string wherever one is wanted."""
+        member = str.__new__(cls, code)
+        member._value_ = code
+        member.sentence = sentence
+        return member
+
+    # Pods that get the sidecar.
+    POD_LABEL = "pod_label", f"the pod is labelled {INJECT_LABEL}=true"
+    NAMESPACE_LABEL = "namespace_label", f"the namespace is labelled {INJECT_LABEL}=true"
+
+    # Pods that do not.
+    NOT_A_POD = "not_a_pod", "this has not the shape of a pod"
+    NOT_LABELLED = "not_labelled", f"neither the pod nor its namespace is labelled {INJECT_LABEL}=true"
+    OPTED_OUT = "opted_out", f"the pod is labelled {INJECT_LABEL}=false"
+    NAMESPACE_OPTED_OUT = "namespace_opted_out", f"the namespace is labelled {INJECT_LABEL}=false"
+    LABEL_UNKNOWN = "label_unknown", f'the label {INJECT_LABEL} is neither "true" nor "false"'
+    ALREADY_INJECTED = "already_injected", "the pod has the sidecar already"
+    RUNS_EXPORTER = "runs_exporter", f"a container of the pod runs the exporter already, it sets {PORT_ENV}"
+    MIRROR_POD = (
+        "mirror_pod",
+        "the kubelet runs the pod from a file, whatever is changed here",
+    )
+    SYSTEM_NAMESPACE = "system_namespace", "the namespace belongs to the system"
+    HOST_NETWORK = "host_network", "the pod uses the host's network, whose ports are not its own"
+    WINDOWS = "windows", "the pod runs on Windows"
+    PORT_TAKEN = "port_taken", f"another container of the pod uses the port; {PORT_ANNOTATION} sets another"
+    NO_NATIVE_SIDECARS = (
+        "no_native_sidecars",
+        "the pod is one that ends, which takes a native sidecar, and the cluster has none",
+    )
+    POD_RESOURCES = "pod_resources", "the resources of the pod as a whole leave no room for the sidecar"
+    ANNOTATIONS_FULL = "annotations_full", "the annotations of the pod leave no room for ours"
+
+    # Workloads.
+    STAMPED = "stamped", f"the pod template now says {INJECT_LABEL}, as the workload does"
+    UNSTAMPED = "unstamped", f"the workload no longer says {INJECT_LABEL}, nor does the pod template now"
+    UNCHANGED = "unchanged", "the pod template agrees with the workload already"
+    TEMPLATE_DECIDES = (
+        "template_decides",
+        f"the pod template says {INJECT_LABEL} itself, and that wins",
+    )
+    NO_TEMPLATE = "no_template", "there is no pod template in it"
+    OWNED = "owned", "a controller owns this ReplicaSet; the label belongs on that controller's object"
+    JOB_IMMUTABLE = (
+        "job_immutable",
+        "the pod template of a Job never changes; the label counts at its creation",
+    )
+
+    # Either.
+    OTHER_OPERATION = "other_operation", "this kind of change is none that the injector acts on"
+    FAILED = "failed", "the injector failed, so the object was let through unchanged"
