@@ -1,0 +1,130 @@
+"""What tests of this tier ask for: one control plane per run, a namespace per test, webhooks put to work."""
+
+import contextlib
+import re
+import secrets
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.apiserver import binaries
+from tests.apiserver.admission import Endpoint, installed
+from tests.apiserver.controlplane import ControlPlane
+from tests.apiserver.namespaces import create_namespace, delete_namespace
+
+
+def pytest_collection_modifyitems(items):
+    """Mark the whole folder, so that `-m 'not apiserver'` leaves it out."""
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker("apiserver")
+
+
+@pytest.fixture(scope="session")
+def say(pytestconfig):
+    """Print past pytest's capture: a first build takes minutes, and silence looks like a hang."""
+    capture = pytestconfig.pluginmanager.getplugin("capturemanager")
+
+    def say(line):
+        with capture.global_and_fixture_disabled():
+            print(f"\n{line}", file=sys.stderr, flush=True)
+
+    return say
+
+
+@contextlib.contextmanager
+def skipping_if_unavailable():
+    try:
+        yield
+    except binaries.UnavailableError as reason:
+        pytest.skip(str(reason))
+
+
+@pytest.fixture(scope="session")
+def control_plane(say):
+    """An etcd and an API server, shared by all tests: each uses a namespace of its own."""
+    with contextlib.ExitStack() as stack:
+        with skipping_if_unavailable():
+            control_plane = stack.enter_context(ControlPlane(say=say))
+        yield control_plane
+
+
+@pytest.fixture(scope="session")
+def controllers(control_plane):
+    """The control plane with the controller manager running, from here to the end of the run."""
+    with skipping_if_unavailable():
+        control_plane.start_controllers()
+    return control_plane
+
+
+@pytest.fixture(scope="session")
+def kubectl(control_plane, say):
+    """Run kubectl as administrator: `kubectl("get", "pods").stdout`."""
+    with skipping_if_unavailable():
+        binaries.find("kubectl", say=say)
+    return control_plane.kubectl
+
+
+@pytest.fixture(scope="session")
+def admin(control_plane):
+    """One client for the whole run."""
+    with control_plane.client() as client:
+        yield client
+
+
+@pytest.fixture
+def api(control_plane, admin):
+    """The administrator's client, with the API server running even if the test before left it dead."""
+    control_plane.start_api_server()
+    return admin
+
+
+@pytest.fixture
+def make_namespace(control_plane, api, request):
+    """Return a function that makes a namespace, with labels if given, and returns its name."""
+    base = re.sub(r"[^a-z0-9]+", "-", request.node.name.lower())[:40].strip("-")
+    made = []
+
+    def make(labels=None):
+        name = f"{base}-{secrets.token_hex(3)}"
+        made.append(name)
+        create_namespace(api, name, labels)
+        return name
+
+    yield make
+    control_plane.start_api_server()
+    for name in made:
+        delete_namespace(api, name, by_hand=not control_plane.has_controllers)
+
+
+@pytest.fixture
+def namespace(make_namespace):
+    """The name of a fresh namespace in which pods can be created."""
+    return make_namespace()
+
+
+@pytest.fixture
+def make_endpoint():
+    """Return a function that makes an Endpoint: a free port, and a certificate for it."""
+    with contextlib.ExitStack() as stack:
+
+        def make():
+            endpoint = Endpoint()
+            stack.callback(endpoint.close)
+            return endpoint
+
+        yield make
+
+
+@pytest.fixture
+def endpoint(make_endpoint):
+    """Where the webhook server under test shall listen, and the certificate that it shall serve."""
+    return make_endpoint()
+
+
+@pytest.fixture
+def install(api):
+    """Return a function that installs a MutatingWebhookConfiguration and waits until it is in effect."""
+    with contextlib.ExitStack() as stack:
+        yield lambda configuration, endpoint: stack.enter_context(installed(api, configuration, endpoint))
