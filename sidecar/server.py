@@ -14,9 +14,9 @@ import time
 from html import escape
 from http import HTTPStatus
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-import waitress
+import waitress.server
 from prometheus_client import make_wsgi_app
 
 from sidecar import __version__
@@ -29,14 +29,21 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-THREADS = 4
-CONNECTIONS = 512
-IDLE_TIMEOUT = 10
-"""Seconds after which a connection on which nothing moves is closed."""
-
+_LIMITS: dict[str, Any] = {
+    "threads": 4,  # scrapes share a collection, so that more of them would only wait
+    "connection_limit": 512,
+    "channel_timeout": 10,  # seconds after which a connection on which nothing moves is closed
+    "cleanup_interval": 5,
+    "asyncore_use_poll": True,  # select() ends at file descriptor 1024
+    "max_request_header_size": 16 << 10,
+    "max_request_body_size": 64 << 10,
+    # Never a temporary file: the root file system is read-only.
+    "inbuf_overflow": 1 << 20,
+    "outbuf_overflow": 64 << 20,
+    "ident": "",
+}
 _LISTEN_BACKLOG = 128
 _RETRY_DELAYS = (1.0, 2.0, 4.0, 8.0, 15.0)
-_MEBIBYTE = 1 << 20
 
 _PAGE = """<!doctype html>
 <html lang="en">
@@ -44,7 +51,8 @@ _PAGE = """<!doctype html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>metrics-sidecar</title>
 <style>
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 40em; margin: 4em auto; padding: 0 1em; color: #222 }}
+body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 40em; margin: 4em auto; padding: 0 1em }}
+body {{ color: #222 }}
 code {{ background: #f2f2f2; padding: .1em .3em }}
 @media (prefers-color-scheme: dark) {{ body {{ background: #181818; color: #ddd }} code {{ background: #333 }}
   a {{ color: #8bf }} }}
@@ -78,9 +86,12 @@ def make_app(registry: CollectorRegistry, pod_name: str) -> WSGIApplication:
             start_response("200 OK", [("Content-Type", "text/html; charset=utf-8")])
             return [page]
         # The library knows no HEAD, and its filter by name needs names that are only known after a scrape.
-        return metrics({**environ, "REQUEST_METHOD": "GET", "QUERY_STRING": ""}, start_response)
+        body: Iterable[bytes] = metrics(
+            {**environ, "REQUEST_METHOD": "GET", "QUERY_STRING": ""}, start_response
+        )
+        return body
 
-    return _without_body_for_head(answer)
+    return _answers_head(answer)
 
 
 def serve(app: WSGIApplication, address: str, port: int) -> NoReturn:
@@ -90,7 +101,7 @@ def serve(app: WSGIApplication, address: str, port: int) -> NoReturn:
         # The exporter never exits because something failed.
         try:
             with listener:
-                _server(app, listener).run()
+                waitress.server.create_server(app, sockets=[listener], **_LIMITS).run()
         except Exception:
             log.exception("server failed; it is started again")
             time.sleep(_RETRY_DELAYS[0])
@@ -130,24 +141,6 @@ def _listen_patiently(address: str, port: int, sleep: Callable[[float], None] = 
     raise AssertionError  # the delays never end
 
 
-def _server(app: WSGIApplication, listener: socket.socket) -> waitress.server.BaseWSGIServer:
-    return waitress.create_server(
-        app,
-        sockets=[listener],
-        threads=THREADS,
-        connection_limit=CONNECTIONS,
-        channel_timeout=IDLE_TIMEOUT,
-        cleanup_interval=IDLE_TIMEOUT // 2,
-        asyncore_use_poll=True,  # select() ends at file descriptor 1024
-        ident="",
-        max_request_header_size=16 << 10,
-        max_request_body_size=64 << 10,
-        # Never a temporary file: the root file system is read-only.
-        inbuf_overflow=_MEBIBYTE,
-        outbuf_overflow=64 * _MEBIBYTE,
-    )
-
-
 def _text(
     start_response: StartResponse, status: HTTPStatus, body: bytes, *headers: tuple[str, str]
 ) -> Iterable[bytes]:
@@ -157,7 +150,7 @@ def _text(
     return [body]
 
 
-def _without_body_for_head(app: WSGIApplication) -> WSGIApplication:
+def _answers_head(app: WSGIApplication) -> WSGIApplication:
     """Answer HEAD with the headers of GET, Content-Length included (RFC 9110 9.3.2)."""
 
     def wrapped(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:

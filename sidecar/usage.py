@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from heapq import nlargest, nsmallest
-from ipaddress import IPv6Address
+from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING
 
 from sidecar.model import (
@@ -100,7 +100,7 @@ def tcp_usage(
     fullest = _fullest_destinations(sockets, kernel.time_wait_reuse)
     destinations: dict[str, float] = {}
     for connections, remote in fullest:
-        if len(destinations) < MAX_DESTINATIONS:
+        if connections and len(destinations) < MAX_DESTINATIONS:
             # Of a remote's several local addresses, the fullest comes first.
             destinations.setdefault(format_remote(remote, names), _ratio(pinned + connections, available))
     return Usage(used, folded, _exhaustion(pinned, fullest[0][0] if fullest else 0, available), destinations)
@@ -115,10 +115,7 @@ def format_remote(remote: Remote, names: Mapping[int, str]) -> str:
     """Write a remote as ``<ip> [<port>:<port name>]``, the address as in RFC 5952."""
     family, packed = remote
     port = int.from_bytes(packed[:2], "big")
-    if family == AF_INET:
-        address = "{}.{}.{}.{}".format(*packed[2:6])
-    else:
-        address = IPv6Address(packed[2:]).compressed
+    address = IPv4Address(packed[2:6]) if family == AF_INET else IPv6Address(packed[2:])
     return f"{address} [{port}:{names.get(port, UNKNOWN)}]"
 
 
