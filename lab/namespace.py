@@ -181,7 +181,8 @@ def become_root() -> None:
     """Move this process into a user namespace of its own if it needs one to make network namespaces.
 
     To be called early: the kernel refuses it to a process with more than one thread. There the process is
-    root, over what it makes there; outside it stays the user it was.
+    root, over what it makes there; outside it stays the user it was. It gets a network namespace too, for a
+    thread may come back only to one that its user namespace owns; sockets opened before stay where they are.
 
     Raises:
         UnavailableError: neither works.
@@ -193,7 +194,7 @@ def become_root() -> None:
         pass
     uid, gid = os.geteuid(), os.getegid()
     try:
-        _call("unshare", _CLONE_NEWUSER)
+        _call("unshare", _CLONE_NEWUSER | _CLONE_NEWNET)
         Path("/proc/self/setgroups").write_text("deny")
         Path("/proc/self/uid_map").write_text(f"0 {uid} 1")
         Path("/proc/self/gid_map").write_text(f"0 {gid} 1")
