@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Self
 from lab import rtnetlink
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 POD, WORLD = "10.76.0.2", "10.76.0.1"
 POD6, WORLD6 = "fd76::2", "fd76::1"
@@ -57,8 +57,7 @@ class Namespace:
     def __enter__(self) -> Self:
         """Make the namespace; the calling thread stays where it is."""
         try:
-            with _coming_back():
-                _call("unshare", _CLONE_NEWNET)
+            with _coming_back(leave=lambda: _call("unshare", _CLONE_NEWNET)):
                 self._file = os.open(_OUR_NAMESPACE, os.O_RDONLY | os.O_CLOEXEC)
                 rtnetlink.set_up("lo")
         except (OSError, AttributeError) as error:
@@ -83,8 +82,7 @@ class Namespace:
 
         ``/proc/net`` shows the namespace of the main thread, ``/proc/sys/net`` that of the calling thread.
         """
-        with _coming_back():
-            _call("setns", self._file, _CLONE_NEWNET)
+        with _coming_back(leave=lambda: _call("setns", self._file, _CLONE_NEWNET)):
             yield
 
     def popen(self, command: Sequence[str], **options: Any) -> subprocess.Popen[Any]:  # noqa: ANN401
@@ -221,12 +219,15 @@ def end_all(programs: Sequence[subprocess.Popen[Any]]) -> None:
 
 
 @contextmanager
-def _coming_back() -> Iterator[None]:
+def _coming_back(leave: Callable[[], None]) -> Iterator[None]:
     home = os.open(_OUR_NAMESPACE, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        yield
+        leave()
+        try:
+            yield
+        finally:
+            _call("setns", home, _CLONE_NEWNET)
     finally:
-        _call("setns", home, _CLONE_NEWNET)
         os.close(home)
 
 
