@@ -46,6 +46,7 @@ class Serving:
     address: str | None = None
     """None is every interface, IPv4 and IPv6."""
     port: int = 10250
+    """0 is any that is free; the log says which."""
     probe_port: int = 8080
     """Plain HTTP for /livez, /readyz and /metrics, which need no certificate."""
     certificate: str = "/etc/metrics-sidecar/tls/tls.crt"
@@ -119,6 +120,7 @@ def _log_level(raw: str) -> str:
 
 _Parser = tuple[Callable[[str], Any], str]
 _PORT: Final[_Parser] = (lambda raw: _integer(raw, 1, 65535), "1..65535")
+_LISTEN_PORT: Final[_Parser] = (lambda raw: _integer(raw, 0, 65535), "0..65535")
 _MODE: Final[_Parser] = (Mode, "auto, container or native")
 _CPU: Final[_Parser] = (_cpu, "a quantity of at least 1m")
 _MEMORY: Final[_Parser] = (_memory, "a quantity of at least 1Mi")
@@ -136,8 +138,8 @@ _SETTINGS: Final[dict[str, _Parser]] = {
 }
 _SERVING: Final[dict[str, _Parser]] = {
     "address": (str, "an address"),
-    "port": _PORT,
-    "probe_port": _PORT,
+    "port": _LISTEN_PORT,
+    "probe_port": _LISTEN_PORT,
     "certificate": (str, "a file"),
     "key": (str, "a file"),
     "log_level": (_log_level, "DEBUG, INFO, WARNING or ERROR"),

@@ -80,9 +80,10 @@ def list_name(mode: Mode) -> str:
 
 def sets_port(container: object) -> bool:
     """Return whether a container runs the exporter: it has the variable that only the exporter reads."""
-    return any(
-        entry.get("name") == names.PORT_ENV for entry in shape.mappings(shape.mapping(container).get("env"))
-    )
+    env = shape.mapping(container).get("env")
+    if not isinstance(env, list):
+        return False
+    return any(isinstance(entry, dict) and entry.get("name") == names.PORT_ENV for entry in env)
 
 
 def read(pod: object) -> Status | None:

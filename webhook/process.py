@@ -1,0 +1,67 @@
+"""The admission process: kopf's operator with our handlers and our server, and how it ends."""
+
+import asyncio
+import gc
+import logging
+import signal
+from typing import Any, Final
+
+import kopf
+
+from webhook import admission
+from webhook.config import Serving, Settings
+from webhook.server import AdmissionServer
+from webhook.telemetry import Telemetry
+
+logger = logging.getLogger(__name__)
+
+# For kopf's own use. Without one it would ask DNS for the name of this machine. Its type is not exported.
+_IDENTITY: Final[Any] = "metrics-sidecar-webhook"
+
+
+async def serve(settings: Settings, serving: Serving) -> None:
+    """Answer reviews until SIGTERM or SIGINT, then drain; a second signal ends at once."""
+    loop = asyncio.get_running_loop()
+    telemetry = Telemetry()
+    stop = asyncio.Event()
+    drains: list[asyncio.Task[None]] = []
+
+    async def drain() -> None:
+        logger.info("server: draining", extra={"seconds": serving.drain_seconds})
+        await server.drain()
+        stop.set()
+
+    def on_signal() -> None:
+        if drains:
+            stop.set()
+        else:
+            drains.append(asyncio.create_task(drain()))
+
+    def listening(_port: int, _probe_port: int) -> None:
+        # kopf has set handlers of its own by now, which would close the port at once.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, on_signal)
+        # What is here now stays: no collection need look at it again.
+        gc.collect()
+        gc.freeze()
+
+    server = AdmissionServer(serving, telemetry, listening)
+    await kopf.operator(
+        registry=admission.registry(settings, telemetry),
+        settings=_operator_settings(server),
+        insights=admission.insights(),
+        identity=_IDENTITY,
+        standalone=True,
+        clusterwide=True,
+        stop_flag=stop,
+    )
+
+
+def _operator_settings(server: AdmissionServer) -> kopf.OperatorSettings:
+    settings = kopf.OperatorSettings()
+    settings.admission.server = server
+    # Managed by kopf, the webhook configuration would be erased by the first replica that ends.
+    settings.admission.managed = None
+    settings.scanning.disabled = True
+    settings.posting.enabled = False
+    return settings
