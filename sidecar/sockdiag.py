@@ -174,6 +174,8 @@ class TcpDump:
                 elif state == _CLOSE:
                     self._sockets.bound.add(_swap(port))
                     continue
+                elif not 0 < state < AGED_TIME_WAIT:  # its slot may be there, and be another's
+                    raise _unknown(family, state)
             kind = kinds[port]
             try:
                 if kind == _SERVED:
@@ -181,9 +183,7 @@ class TcpDump:
                 else:
                     flows[kind][family][state][flow] += 1
             except LookupError:
-                raise SourceError(
-                    f"sock_diag: family {family}, state {state}; expected a TCP socket"
-                ) from None
+                raise _unknown(family, state) from None
         _expect_whole(offset, size)
         return False
 
@@ -224,6 +224,10 @@ def _each_local_port(buffer: Datagram, size: int, socket_head: int, add: Callabl
         add(port)
     _expect_whole(offset, size)
     return False
+
+
+def _unknown(family: int, state: int) -> SourceError:
+    return SourceError(f"sock_diag: family {family}, state {state}; expected a TCP socket")
 
 
 def _expect_whole(offset: int, size: int) -> None:
