@@ -21,9 +21,10 @@ changed back and compared with the text. What does not hold is an error, and the
 
 import enum
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
+from webhook.textalign import align
 from webhook.textblock import BlockEditor, Place
 from webhook.textflow import FlowEditor
 from webhook.textnode import Alias, Mapping, Node, Scalar, Sequence, TextError, plain, reads_as, same
@@ -159,7 +160,7 @@ class _Edit:
         dropped: set[int] = set()
         added: dict[int, list[Any]] = defaultdict(list)
         last = -1
-        for index, other in _align(node.items, new):
+        for index, other in align(node.items, new):
             if index is None:
                 assert other is not None
                 added[last].append(new[other])
@@ -177,7 +178,7 @@ class _Edit:
     def scalar(self, node: Scalar, new: object) -> None:
         if node.anchor or node.style in {"|", ">"} or isinstance(new, dict | list):
             raise self.bad(node, "a scalar that cannot be replaced in place", "a plain or quoted one")
-        self.splices.put(node.start, node.end, self.style.scalar(new, flow=True))
+        self.splices.put(node.start, node.end, self.style.scalar_like(new, node.style))
 
     def fill(self, place: Place | None, node: Scalar | Mapping | Sequence, new: Any) -> None:  # noqa: ANN401
         if not isinstance(new, dict | list) or not new:
@@ -258,40 +259,3 @@ def _anchored(node: Node) -> Iterator[Node]:
     elif isinstance(node, Sequence):
         for item in node.items:
             yield from _anchored(item)
-
-
-def _align(items: list[Node], new: list[Any]) -> list[tuple[int | None, int | None]]:
-    """Pair items with what they become; without a partner an item goes, or comes."""
-    head = 0
-    while head < min(len(items), len(new)) and reads_as(items[head], new[head]):
-        head += 1
-    tail = 0
-    while tail < min(len(items), len(new)) - head and reads_as(items[-1 - tail], new[-1 - tail]):
-        tail += 1
-    old_end, new_end = len(items) - tail, len(new) - tail
-    pairs: list[tuple[int | None, int | None]] = [(index, index) for index in range(head)]
-    if old_end - head > new_end - head:
-        chosen = _embed(
-            range(head, new_end),
-            range(head, old_end),
-            lambda other, index: reads_as(items[index], new[other]),
-        )
-        pairs += [(index, chosen.get(index)) for index in range(head, old_end)]
-    else:
-        chosen = _embed(
-            range(head, old_end),
-            range(head, new_end),
-            lambda index, other: reads_as(items[index], new[other]),
-        )
-        pairs += [(chosen.get(other), other) for other in range(head, new_end)]
-    return pairs + [(old_end + offset, new_end + offset) for offset in range(tail)]
-
-
-def _embed(few: range, many: range, fits: Callable[[int, int], bool]) -> dict[int, int]:
-    """Map each of the many that has a partner among the few to it: by equality, or else in order."""
-    found: dict[int, int] = {}
-    waiting = list(few)
-    for candidate in many:
-        if waiting and fits(waiting[0], candidate):
-            found[candidate] = waiting.pop(0)
-    return dict(zip(many, few, strict=False)) if waiting else found

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+from webhook.textalign import align
 from webhook.textnode import Alias, Mapping, Node, Sequence, same
 
 _ABSENT: Any = object()
@@ -46,8 +47,9 @@ class Shared:
                 )
                 self._use(target, agrees=agrees)
         elif isinstance(node, Sequence) and isinstance(new, list):
-            for item, value in zip(node.items, new, strict=False):
-                self._visit(item, value)
+            for index, other in align(node.items, new):
+                if index is not None and other is not None:
+                    self._visit(node.items[index], new[other])
 
     def _use(self, target: Node, *, agrees: bool) -> None:
         self._used.add(id(target))

@@ -62,6 +62,14 @@ class Style:
                 return f"'{value}'"
         return _dumps(value)
 
+    def scalar_like(self, value: object, quote: str) -> str:
+        """Return one value as a scalar in the quotes that another one has."""
+        if isinstance(value, str) and quote == '"':
+            return _dumps(value)
+        if isinstance(value, str) and quote == "'" and not (_CONTROL.search(value) or _SPECIAL.search(value)):
+            return "'" + value.replace("'", "''") + "'"
+        return self.scalar(value, flow=True)
+
     def entry(self, name: str, value: object, column: int) -> list[str]:
         """Return the lines of `name: value` as an entry of a block mapping."""
         key = " " * column + self.scalar(name) + ":"
