@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 _TICK_MS = 10  # USER_HZ is 100 on every architecture that Linux still runs on
+_HEX_DIGITS = b"0123456789ABCDEFabcdef"
 _ADDRESS_DIGITS = {8: AF_INET, 32: AF_INET6}
 
 
@@ -74,7 +75,8 @@ def _rows(name: str, lines: Iterable[bytes]) -> Iterator[list[bytes]]:
 def _endpoint(text: bytes) -> tuple[int, bytes, int]:
     address, _, port = text.partition(b":")
     family = _ADDRESS_DIGITS.get(len(address))
-    if family is None or len(port) != 4:
+    # int() would also take a sign, and a port below zero.
+    if family is None or len(port) != 4 or text.translate(None, _HEX_DIGITS) != b":":
         raise ValueError(text)
     words = [int(address[start : start + 8], 16) for start in range(0, len(address), 8)]
     return family, struct.pack(f"={len(words)}I", *words), int(port, 16)
