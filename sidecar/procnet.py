@@ -63,7 +63,8 @@ def _rows(name: str, lines: Iterable[bytes]) -> Iterator[list[bytes]]:
     for number, line in enumerate(lines):
         row = line.split()
         if number:
-            if len(row) < 10:  # up to the inode, which every kernel writes
+            # A number and a colon, and up to the inode, which every kernel writes.
+            if len(row) < 10 or not row[0].endswith(b":"):
                 raise SourceError(f"{name}: {line!r}; expected the row of a socket")
             yield row
         elif row[:2] != [b"sl", b"local_address"]:
