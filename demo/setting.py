@@ -1,0 +1,260 @@
+"""Where the demonstration plays.
+
+In network namespaces of its own, a pod and its surroundings, where this machine allows that: then the range
+of local ports is set to 200, for all that runs there. Else on the host's loopback, where the range is
+everybody's and stays as it is: there the application keeps its own sockets to 200 ports.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from contextlib import ExitStack, closing, contextmanager, nullcontext
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Self
+
+from demo.application import IP_LOCAL_PORT_RANGE, as_option
+from demo.forwarder import Forwarder
+from demo.scrape import Scraper
+from demo.stage import Destination, Stage, StageError
+from lab.connections import Server
+from lab.namespace import POD, Namespace, UnavailableError, become_root, pod_and_world, why_not
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from contextlib import AbstractContextManager
+
+POD_NAME = "shop-x2x9p"
+PORT = 9999
+PORTS = 200
+_LOW = 40000
+_NETWORK = "10.20.0.0/16"
+_LOCALHOST = "127.0.0.1"
+_ROOT = Path(__file__).resolve().parent.parent
+
+
+@contextmanager
+def open_stage(*, loopback: bool = False) -> Iterator[Stage]:
+    """Yield the stage; all that runs on it ends with the block.
+
+    Args:
+        loopback: do not even try to have namespaces.
+
+    Raises:
+        StageError: it could not be set up.
+    """
+    if not sys.platform.startswith("linux"):
+        raise StageError(f"platform {sys.platform}; expected linux, whose ports these are")
+    # Before anything else: from a namespace of our own, the host's loopback is out of reach.
+    listener = _listen_on_loopback()
+    reason = "as asked for with --loopback" if loopback else namespaces_refused()
+    setting = _on_loopback(listener, reason) if reason else _in_namespaces(listener)
+    with setting as stage:
+        stage.wait()
+        yield stage
+
+
+def namespaces_refused() -> str | None:
+    """Return why we cannot have network namespaces, None if we can: a child tries.
+
+    A child, because what it enters while trying cannot be left again.
+    """
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            become_root()
+            reason = why_not() or ""
+        except (UnavailableError, OSError) as error:
+            reason = str(error)
+        finally:
+            os.write(writing, reason.encode())
+            os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as answer:
+        reason = answer.read()
+    os.waitpid(child, 0)
+    return reason or None
+
+
+@contextmanager
+def _in_namespaces(listener: socket.socket) -> Iterator[Stage]:
+    user = os.geteuid()
+    destinations = (
+        Destination("10.20.0.5", 5432, "postgres"),
+        Destination("10.20.0.6", 6379, "redis"),
+        Destination("10.20.0.7", 443, "https"),
+    )
+    become_root()
+    with pod_and_world() as (pod, world), ExitStack() as stack:
+        world.add_local(_NETWORK)
+        pod.sysctl("ipv4.ip_local_port_range", f"{_LOW} {_LOW + PORTS - 1}")
+
+        def dial() -> socket.socket:
+            with world.entered():
+                connection = socket.socket()
+            connection.settimeout(5)
+            connection.connect((POD, PORT))
+            return connection
+
+        with _deaf_to_interrupts():
+            exporter, log = _start_exporter(stack, pod, PORT)
+            stack.enter_context(Server(world, [item.port for item in destinations]))
+            application = _start_application(pod, 0)
+        url = _url(listener)
+        stack.enter_context(Forwarder(listener, dial))
+        yield Stage(
+            where=f"In network namespaces of its own, {'as root' if user == 0 else 'without root'}:"
+            f" a pod with {PORTS} local ports, {_LOW} to {_LOW + PORTS - 1}.",
+            url=url,
+            destinations=destinations,
+            ports=PORTS,
+            own_ports=0,
+            can_fill=True,
+            exporter=exporter,
+            exporter_log=log,
+            application=application,
+            scraper=stack.enter_context(closing(Scraper(dial, POD_NAME))),
+        )
+
+
+@contextmanager
+def _on_loopback(listener: socket.socket, reason: str) -> Iterator[Stage]:
+    # Ports that need no root, at addresses that nobody else listens on.
+    destinations = (
+        Destination("127.20.0.5", 5432, "postgres"),
+        Destination("127.20.0.6", 6379, "redis"),
+        Destination("127.20.0.7", 8080, "http-proxy"),
+    )
+    low, high = _host_range()
+    own = _free_window(low, high)
+    ports = own[1] - own[0] + 1
+    confined = own[1] << 16 | own[0]
+    can_fill = _can_confine(confined)
+    with _Host() as host, ExitStack() as stack:
+        url, port = _url(listener), listener.getsockname()[1]
+        listener.close()
+        with _deaf_to_interrupts():
+            exporter, log = _start_exporter(stack, host, port, _LOCALHOST)
+            for item in destinations:
+                stack.enter_context(Server(host, [item.port], address=item.address))
+            application = _start_application(host, confined if can_fill else 0)
+        yield Stage(
+            where=f"On the loopback of this machine, for it allows no network namespaces ({reason})."
+            f" Its range of {high - low + 1} local ports is everybody's and is left alone: the application"
+            f" keeps itself to {ports} of them, {own[0]} to {own[1]}.",
+            url=url,
+            destinations=destinations,
+            ports=ports,
+            own_ports=ports,
+            can_fill=can_fill,
+            exporter=exporter,
+            exporter_log=log,
+            application=application,
+            scraper=stack.enter_context(
+                closing(Scraper(lambda: socket.create_connection((_LOCALHOST, port), timeout=5), POD_NAME))
+            ),
+        )
+
+
+class _Host(Namespace):
+    """The namespace that we are in anyway."""
+
+    def __enter__(self) -> Self:
+        """Make nothing."""
+        return self
+
+    def entered(self) -> AbstractContextManager[None]:  # type: ignore[override]
+        """Go nowhere."""
+        return nullcontext()
+
+
+@contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """Start programs that do not hear Ctrl-C: it is for us, and we end them in order.
+
+    Blocked signals stay so across fork and exec; ours comes through when the block ends.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _start_exporter(
+    stack: ExitStack, namespace: Namespace, port: int, address: str = ""
+) -> tuple[subprocess.Popen[Any], IO[bytes]]:
+    log = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 - it is one
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("METRICS_SIDECAR_")
+    }
+    environment |= {
+        "POD_NAME": POD_NAME,
+        "METRICS_SIDECAR_PORT": str(port),
+        "METRICS_SIDECAR_ADDRESS": address,
+    }
+    program = namespace.popen(
+        [sys.executable, "-m", "sidecar"],
+        cwd=_ROOT,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=log,
+    )
+    return program, log
+
+
+def _start_application(namespace: Namespace, local_ports: int) -> subprocess.Popen[Any]:
+    return namespace.popen(
+        [sys.executable, "-m", "demo.application", str(local_ports)],
+        cwd=_ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        bufsize=0,
+    )
+
+
+def _listen_on_loopback() -> socket.socket:
+    """Return a socket that listens on the exporter's usual port, or on any free one."""
+    try:
+        return socket.create_server((_LOCALHOST, PORT))
+    except OSError:
+        return socket.create_server((_LOCALHOST, 0))
+
+
+def _url(listener: socket.socket) -> str:
+    address, port = listener.getsockname()
+    return f"http://{address}:{port}/metrics"
+
+
+def _host_range() -> tuple[int, int]:
+    low, high = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
+    return low, high
+
+
+def _free_window(low: int, high: int) -> tuple[int, int]:
+    """Return the highest 200 ports in a row that nobody uses; of a range without them, the highest ones."""
+    last = high
+    for port in range(high, low - 1, -1):
+        with socket.socket() as trial:
+            try:
+                trial.bind(("", port))
+            except OSError:
+                last = port - 1
+        if last - port + 1 == PORTS:
+            return port, last
+    return max(low, high - PORTS + 1), high
+
+
+def _can_confine(local_ports: int) -> bool:
+    with socket.socket() as trial:
+        try:
+            trial.setsockopt(socket.IPPROTO_IP, IP_LOCAL_PORT_RANGE, as_option(local_ports))
+        except OSError:  # Linux before 6.3
+            return False
+    return True
