@@ -99,10 +99,11 @@ def parse_local_ports(port_range: str, reserved: str) -> LocalPorts:
     ports: set[int] = set()
     try:
         for part in filter(None, reserved.strip().split(",")):
-            first, _, last = part.partition("-")
-            if not 0 <= int(first) <= int(last or first) < 1 << 16:
+            first, dash, last = part.partition("-")
+            low_end, high_end = int(first), int(last if dash else first)
+            if not 0 <= low_end <= high_end < 1 << 16:
                 raise ValueError
-            ports.update(range(int(first), int(last or first) + 1))
+            ports.update(range(low_end, high_end + 1))
     except ValueError:
         raise SourceError(f"ip_local_reserved_ports: {reserved!r}; expected ports and ranges") from None
     return LocalPorts(low, high, frozenset(ports))
