@@ -265,7 +265,7 @@ def test_a_range_that_is_none_is_an_error_that_quotes_it(port_range):
 
 
 @pytest.mark.parametrize(
-    "reserved", ["x", "80,x", "80 90", "90-80", "-5", "1-2-3", "65536", "1-65536", "80;90", "1.5"]
+    "reserved", ["x", "80,x", "80 90", "90-80", "80-", "-5", "1-2-3", "65536", "1-65536", "80;90", "1.5"]
 )
 def test_reserved_ports_that_are_none_are_an_error_that_quotes_them(reserved):
     with pytest.raises(SourceError, match=r"^ip_local_reserved_ports: '.*'; expected ports and ranges$"):
