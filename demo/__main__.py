@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import signal
 import sys
@@ -10,6 +11,8 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, NoReturn
 
+from demo import injection
+from demo.injection import InjectionError
 from demo.screen import Screen
 from demo.setting import open_stage
 from demo.stage import Stage, StageError
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 AS_TOLD, NOT_AS_TOLD, NOT_HERE = 0, 1, 3
+_LOOK = 2.0
 
 
 class _Stopped(BaseException):
@@ -44,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return run(screen, hold=options.hold, loopback=options.loopback)
     except _Stopped as stopped:
         return 128 + stopped.number
-    except (StageError, UnavailableError, RuntimeError, OSError) as error:
+    except (StageError, InjectionError, UnavailableError, RuntimeError, OSError) as error:
         with suppress(OSError):  # a pipe that nobody reads any more may be the error
             screen.write("", f"{screen.style.no} {error}")
         return NOT_AS_TOLD
@@ -59,35 +63,42 @@ def run(screen: Screen, *, hold: bool, loopback: bool) -> int:
         screen.write(f"Look at it meanwhile: {screen.style.cyan(stage.url)}")
         moment = play(stage, screen)
         screen.write("", screen.style.rule("What Prometheus scrapes"))
-        screen.write(*sample_lines(moment.reading, stage.destinations), "")
-        status = conclude(stage, screen, moment, time.monotonic() - started)
+        screen.write(*sample_lines(moment.reading, stage.destinations))
+        screen.pause(_LOOK)
+        injection.show(screen)
+        screen.write("", screen.style.rule("In short"))
+        status = conclude(stage, screen, moment)
+        screen.write(screen.style.dim(f"{time.monotonic() - started:.1f} s"))
         if hold:
             wait_for_signal(stage, screen)
     return status
 
 
-def conclude(stage: Stage, screen: Screen, moment: Moment, seconds: float) -> int:
+def conclude(stage: Stage, screen: Screen, moment: Moment) -> int:
     """Say whether it went as told, and return the exit status that says the same."""
     style = screen.style
+    full = stage.destinations[0]
     if moment.as_told:
-        screen.write(
-            f"{style.yes} connect() failed when the destination's share was {moment.share:.3f}, not before."
-        )
+        failed = f"connect() to {full} failed with {errno.errorcode[moment.error]} when"
         if stage.own_ports:
             screen.say(
-                f"The exporter counted all {stage.own_ports} connections. Its port_exhaustion_ratio is below"
-                " 1 here, for it is that of the whole machine."
+                f"{failed} the exporter counted all {stage.own_ports} ports of the application as used, and not"
+                f" before. Its port_exhaustion_ratio is {moment.reading.ratio:.3f}: that of the whole machine."
             )
-        screen.write(style.dim(f"{seconds:.1f} s"))
+        else:
+            screen.say(
+                f"{failed} port_exhaustion_ratio was {moment.share:.3f}. One connection before, when connect()"
+                f" still worked, it was {moment.before:.3f}."
+            )
         return AS_TOLD
     if not stage.can_fill:
         screen.say(
             "connect() was not made to fail: a program can keep itself to some ports since Linux 6.3, and"
-            " using up everybody's would hurt others on this machine. As root, or where users may have network"
-            " namespaces, there is more to see."
+            " using up everybody's would hurt others on this machine. As root, or where users may have"
+            " network namespaces, there is more to see."
         )
         return NOT_HERE
-    screen.write(f"{style.no} this is not how it should go: {moment}")
+    screen.write(f"{style.no} connect() did not go as told: {moment.summary}")
     return NOT_AS_TOLD
 
 

@@ -33,6 +33,7 @@ PORT = 9999
 PORTS = 200
 _LOW = 40000
 _NETWORK = "10.20.0.0/16"
+_DIAL_TIMEOUT = 5.0
 _LOCALHOST = "127.0.0.1"
 _ROOT = Path(__file__).resolve().parent.parent
 
@@ -51,8 +52,13 @@ def open_stage(*, loopback: bool = False) -> Iterator[Stage]:
         raise StageError(f"platform {sys.platform}; expected linux, whose ports these are")
     # Before anything else: from a namespace of our own, the host's loopback is out of reach.
     listener = _listen_on_loopback()
-    reason = "as asked for with --loopback" if loopback else namespaces_refused()
-    setting = _on_loopback(listener, reason) if reason else _in_namespaces(listener)
+    refused = None if loopback else namespaces_refused()
+    if loopback:
+        setting = _on_loopback(listener, "as --loopback says")
+    elif refused:
+        setting = _on_loopback(listener, f"for it allows no network namespaces ({refused})")
+    else:
+        setting = _in_namespaces(listener)
     with setting as stage:
         stage.wait()
         yield stage
@@ -83,13 +89,14 @@ def namespaces_refused() -> str | None:
 
 @contextmanager
 def _in_namespaces(listener: socket.socket) -> Iterator[Stage]:
-    user = os.geteuid()
+    outside = _user_namespace()
     destinations = (
         Destination("10.20.0.5", 5432, "postgres"),
         Destination("10.20.0.6", 6379, "redis"),
         Destination("10.20.0.7", 443, "https"),
     )
     become_root()
+    rights = "as root" if _user_namespace() == outside else "without root"
     with pod_and_world() as (pod, world), ExitStack() as stack:
         world.add_local(_NETWORK)
         pod.sysctl("ipv4.ip_local_port_range", f"{_LOW} {_LOW + PORTS - 1}")
@@ -97,8 +104,12 @@ def _in_namespaces(listener: socket.socket) -> Iterator[Stage]:
         def dial() -> socket.socket:
             with world.entered():
                 connection = socket.socket()
-            connection.settimeout(5)
-            connection.connect((POD, PORT))
+            try:
+                connection.settimeout(_DIAL_TIMEOUT)
+                connection.connect((POD, PORT))
+            except OSError:
+                connection.close()
+                raise
             return connection
 
         with _deaf_to_interrupts():
@@ -108,7 +119,7 @@ def _in_namespaces(listener: socket.socket) -> Iterator[Stage]:
         url = _url(listener)
         stack.enter_context(Forwarder(listener, dial))
         yield Stage(
-            where=f"In network namespaces of its own, {'as root' if user == 0 else 'without root'}:"
+            where=f"In network namespaces of its own, {rights}:"
             f" a pod with {PORTS} local ports, {_LOW} to {_LOW + PORTS - 1}.",
             url=url,
             destinations=destinations,
@@ -123,7 +134,7 @@ def _in_namespaces(listener: socket.socket) -> Iterator[Stage]:
 
 
 @contextmanager
-def _on_loopback(listener: socket.socket, reason: str) -> Iterator[Stage]:
+def _on_loopback(listener: socket.socket, why: str) -> Iterator[Stage]:
     # Ports that need no root, at addresses that nobody else listens on.
     destinations = (
         Destination("127.20.0.5", 5432, "postgres"),
@@ -144,7 +155,7 @@ def _on_loopback(listener: socket.socket, reason: str) -> Iterator[Stage]:
                 stack.enter_context(Server(host, [item.port], address=item.address))
             application = _start_application(host, confined if can_fill else 0)
         yield Stage(
-            where=f"On the loopback of this machine, for it allows no network namespaces ({reason})."
+            where=f"On the loopback of this machine, {why}."
             f" Its range of {high - low + 1} local ports is everybody's and is left alone: the application"
             f" keeps itself to {ports} of them, {own[0]} to {own[1]}.",
             url=url,
@@ -156,7 +167,11 @@ def _on_loopback(listener: socket.socket, reason: str) -> Iterator[Stage]:
             exporter_log=log,
             application=application,
             scraper=stack.enter_context(
-                closing(Scraper(lambda: socket.create_connection((_LOCALHOST, port), timeout=5), POD_NAME))
+                closing(
+                    Scraper(
+                        lambda: socket.create_connection((_LOCALHOST, port), timeout=_DIAL_TIMEOUT), POD_NAME
+                    )
+                )
             ),
         )
 
@@ -171,6 +186,10 @@ class _Host(Namespace):
     def entered(self) -> AbstractContextManager[None]:  # type: ignore[override]
         """Go nowhere."""
         return nullcontext()
+
+
+def _user_namespace() -> str:
+    return str(Path("/proc/self/ns/user").readlink())
 
 
 @contextmanager

@@ -67,6 +67,13 @@ class Moment:
         """Whether it is the story that is told."""
         return self.error == errno.EADDRNOTAVAIL and self.before < 1 and self.share == 1 and self.others_work
 
+    @property
+    def summary(self) -> str:
+        """The figures on one line, for when it is not."""
+        name = errno.errorcode.get(self.error, str(self.error))
+        shares = f"{self.before:.3f} and then {self.share:.3f}"
+        return f"errno {name}, a share of {shares}, others work: {self.others_work}"
+
 
 def play(stage: Stage, screen: Screen) -> Moment:
     """Show the first act, and return what happened."""
