@@ -99,11 +99,11 @@ class PortCollector(Collector):
             self._log.over("collect", "sockets are counted again")
         except Exception as error:  # noqa: BLE001 - see above
             families.clear()
-            self._log.error("collect", "sockets could not be counted: %s", error or type(error).__name__)
+            self._log.error("collect", "sockets could not be counted: %s", str(error) or type(error).__name__)
         try:
             families += churn_families(self._pod_name, self._churn())
         except Exception as error:  # noqa: BLE001 - see above
-            self._log.error("churn", "counters could not be read: %s", error or type(error).__name__)
+            self._log.error("churn", "counters could not be read: %s", str(error) or type(error).__name__)
         self.succeeded = counted
         families += self._self_families(counted, folded, self._clock() - started)
         return families

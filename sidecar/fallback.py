@@ -60,7 +60,7 @@ class Fallback(Generic[P, T]):
                 answer = reader(*args, **kwargs)
             except Exception as error:  # noqa: BLE001 - whatever a source cannot do, another one may
                 self._errors[name] += 1
-                reasons.append(f"{name}: {error or type(error).__name__}")
+                reasons.append(f"{name}: {str(error) or type(error).__name__}")
                 continue
             if reasons:
                 self._probe_at = self._clock() + PROBE_INTERVAL
