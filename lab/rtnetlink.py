@@ -49,6 +49,11 @@ def set_up(interface: str) -> None:
     _ask(_RTM_NEWLINK, 0, _LINK.pack(0, 0, socket.if_nametoindex(interface), _IFF_UP, _IFF_UP))
 
 
+def set_down(interface: str) -> None:
+    """Take an interface down: from now on packets are lost there."""
+    _ask(_RTM_NEWLINK, 0, _LINK.pack(0, 0, socket.if_nametoindex(interface), 0, _IFF_UP))
+
+
 def add_veth(interface: str, peer: str, peer_namespace: int) -> None:
     """Make a pair of joined interfaces, the peer in the namespace of an open ``/proc/<pid>/ns/net``."""
     peer_link = _LINK.pack(0, 0, 0, 0, 0) + _name(peer)
