@@ -55,7 +55,9 @@ class Fallback(Generic[P, T]):
         if self._start and self._clock() >= self._probe_at:
             self._start = 0
         reasons: list[str] = []
-        for index, (name, reader) in enumerate(self._readers[self._start :], self._start):
+        # The one in use first; where it fails now, a better one may be back before it was to be tried.
+        in_use = self._start
+        for index, (name, reader) in sorted(enumerate(self._readers), key=lambda item: item[0] != in_use):
             try:
                 answer = reader(*args, **kwargs)
             except Exception as error:  # noqa: BLE001 - whatever a source cannot do, another one may
