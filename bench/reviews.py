@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from aiohttp import web
 
-from tests.webhook.running import PREFIX, Running, review
+from tests.webhook.running import PREFIX, Running, review, trusting
 from webhook import logs
 from webhook.config import Settings
 from webhook.injection import inject
@@ -89,7 +89,7 @@ def pod(kilobytes: int) -> dict[str, Any]:
 
 
 async def _client(running: Running, message: bytes, until: float, took: list[float]) -> None:
-    reader, writer = await asyncio.open_connection("127.0.0.1", running.port, ssl=running.trust())
+    reader, writer = await asyncio.open_connection("127.0.0.1", running.port, ssl=trusting())
     head = f"POST /pod HTTP/1.1\r\nHost: bench\r\nContent-Length: {len(message)}\r\n\r\n"
     request = head.encode() + message
     while time.perf_counter() < until:

@@ -18,6 +18,10 @@ logger = logging.getLogger(__name__)
 # For kopf's own use. Without one it would ask DNS for the name of this machine. Its type is not exported.
 _IDENTITY: Final[Any] = "metrics-sidecar-webhook"
 
+# Tasks of kopf that ask the API server what is in the cluster. They would wait for a login for ever (see
+# `admission.insights`), and the end of the process would wait for them.
+_OBSERVERS: Final = frozenset({"resource observer", "namespace observer"})
+
 
 async def serve(settings: Settings, serving: Serving) -> None:
     """Answer reviews until SIGTERM or SIGINT, then drain; a second signal ends at once."""
@@ -33,6 +37,7 @@ async def serve(settings: Settings, serving: Serving) -> None:
 
     def on_signal() -> None:
         if drains:
+            drains[0].cancel()
             stop.set()
         else:
             drains.append(asyncio.create_task(drain()))
@@ -46,8 +51,16 @@ async def serve(settings: Settings, serving: Serving) -> None:
         gc.freeze()
 
     server = AdmissionServer(serving, telemetry, listening)
-    await kopf.operator(
-        registry=admission.registry(settings, telemetry),
+    registry = admission.registry(settings, telemetry)
+    pruned = asyncio.Event()
+
+    @kopf.on.startup(registry=registry)
+    async def begin(**_: object) -> None:
+        await pruned.wait()  # none of kopf's tasks begins before
+
+    before = asyncio.all_tasks()
+    tasks = await kopf.spawn_tasks(
+        registry=registry,
         settings=_operator_settings(server),
         insights=admission.insights(),
         identity=_IDENTITY,
@@ -55,6 +68,11 @@ async def serve(settings: Settings, serving: Serving) -> None:
         clusterwide=True,
         stop_flag=stop,
     )
+    for task in tasks:
+        if task.get_name() in _OBSERVERS:
+            task.cancel()
+    pruned.set()
+    await kopf.run_tasks([task for task in tasks if task.get_name() not in _OBSERVERS], ignored=before)
 
 
 def _operator_settings(server: AdmissionServer) -> kopf.OperatorSettings:

@@ -7,7 +7,7 @@ word what is sent to a path that it does not know.
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -123,7 +123,7 @@ class AdmissionServer:
             await asyncio.sleep(_CERTIFICATE_PERIOD)
             self._certificate.refresh()
 
-    def _route(self, handler: str) -> Callable[[web.Request], "asyncio.Future[web.Response]"]:
+    def _route(self, handler: str) -> Callable[[web.Request], Awaitable[web.Response]]:
         async def respond(request: web.Request) -> web.Response:
             response = await self._respond(handler, request)
             if self._draining:
@@ -131,7 +131,7 @@ class AdmissionServer:
                 response.force_close()
             return response
 
-        return respond  # type: ignore[return-value]
+        return respond
 
     async def _respond(self, handler: str, request: web.Request) -> web.Response:
         try:

@@ -1,8 +1,8 @@
 """The admission process, running for real on this machine, with certificates made for it."""
 
-import asyncio
 import contextlib
 import datetime as dt
+import http.client
 import ipaddress
 import json
 import os
@@ -74,6 +74,13 @@ def eventually(what, condition, deadline=30.0):
         time.sleep(0.02)
 
 
+def trusting():
+    """What a client needs that takes any certificate: they change under it."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
+
+
 class Running:
     """`python -m webhook serve`, from start to end; `with Running() as it:` waits until it listens."""
 
@@ -143,34 +150,29 @@ class Running:
     def url(self):
         return f"https://127.0.0.1:{self.port}"
 
-    @property
-    def probes(self):
-        return f"http://127.0.0.1:{self.probe_port}"
-
-    def trust(self):
-        """What a client needs to trust the certificate in the folder now."""
-        return ssl.create_default_context(cafile=str(self.folder / "tls.crt"))
-
     def session(self, **options):
-        return aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=self.trust(), **options))
+        """An asynchronous client."""
+        return aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=trusting(), **options))
 
     def post(self, path, body):
         """Send bytes, or JSON; return the status and the body."""
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        return self._send("POST", http.client.HTTPSConnection, self.port, path, content, context=trusting())
 
-        async def send():
-            async with self.session() as session:
-                content = body if isinstance(body, bytes) else json.dumps(body).encode()
-                async with session.post(self.url + path, data=content) as response:
-                    return response.status, await response.read()
+    def get(self, path, *, tls=False):
+        """Return the status and the text of a page, of the probes' port or of the webhooks'."""
+        if tls:
+            status, body = self._send("GET", http.client.HTTPSConnection, self.port, path, context=trusting())
+        else:
+            status, body = self._send("GET", http.client.HTTPConnection, self.probe_port, path)
+        return status, body.decode()
 
-        return asyncio.run(send())
-
-    def get(self, path, base=None):
-        async def send():
-            async with self.session() as session, session.get((base or self.probes) + path) as response:
-                return response.status, await response.text()
-
-        return asyncio.run(send())
+    def _send(self, method, kind, port, path, body=None, **options):
+        connection = kind("127.0.0.1", port, timeout=20, **options)
+        with contextlib.closing(connection):
+            connection.request(method, path, body)
+            response = connection.getresponse()
+            return response.status, response.read()
 
     def metric(self, name, **labels):
         """The value of one sample of /metrics, None if there is no such."""
