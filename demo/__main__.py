@@ -82,13 +82,14 @@ def conclude(stage: Stage, screen: Screen, moment: Moment) -> int:
         failed = f"connect() to {full} failed with {errno.errorcode[moment.error]} when"
         if stage.own_ports:
             screen.say(
-                f"{failed} the exporter counted all {stage.own_ports} ports of the application as used, and not"
-                f" before. Its port_exhaustion_ratio is {moment.reading.ratio:.3f}: that of the whole machine."
+                f"{failed} the exporter counted all {stage.own_ports} ports of the application as used, and"
+                f" not before. Its port_exhaustion_ratio was {moment.reading.ratio:.3f}, for it is that of"
+                " the whole machine."
             )
         else:
             screen.say(
-                f"{failed} port_exhaustion_ratio was {moment.share:.3f}. One connection before, when connect()"
-                f" still worked, it was {moment.before:.3f}."
+                f"{failed} port_exhaustion_ratio was {moment.share:.3f}. One connection before, when"
+                f" connect() still worked, it was {moment.before:.3f}."
             )
         return AS_TOLD
     if not stage.can_fill:

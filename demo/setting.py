@@ -51,17 +51,17 @@ def open_stage(*, loopback: bool = False) -> Iterator[Stage]:
     if not sys.platform.startswith("linux"):
         raise StageError(f"platform {sys.platform}; expected linux, whose ports these are")
     # Before anything else: from a namespace of our own, the host's loopback is out of reach.
-    listener = _listen_on_loopback()
-    refused = None if loopback else namespaces_refused()
-    if loopback:
-        setting = _on_loopback(listener, "as --loopback says")
-    elif refused:
-        setting = _on_loopback(listener, f"for it allows no network namespaces ({refused})")
-    else:
-        setting = _in_namespaces(listener)
-    with setting as stage:
+    with _listen_on_loopback() as listener, _setting(listener, loopback=loopback) as stage:
         stage.wait()
         yield stage
+
+
+def _setting(listener: socket.socket, *, loopback: bool) -> AbstractContextManager[Stage]:
+    if loopback:
+        return _on_loopback(listener, "as --loopback says")
+    if refused := namespaces_refused():
+        return _on_loopback(listener, f"for it allows no network namespaces ({refused})")
+    return _in_namespaces(listener)
 
 
 def namespaces_refused() -> str | None:
@@ -72,6 +72,7 @@ def namespaces_refused() -> str | None:
     reading, writing = os.pipe()
     child = os.fork()
     if not child:
+        reason = "interrupted"
         try:
             become_root()
             reason = why_not() or ""
