@@ -20,11 +20,14 @@ from tests.webhook.running import Running, review
 from webhook import names
 from webhook.injection import inject
 from webhook.review import NotAReviewError, Review
+from webhook.workload import get, template_path
 
 COUNT = 10_000
 SEED = int(os.environ.get("REVIEWS_SEED", "4"))
 GOLDEN = Path(__file__).parent / "golden"
 OBJECTS = [yaml.safe_load(path.read_text()) for path in sorted(GOLDEN.glob("*/*.yaml"))]
+WORKLOADS = [obj for obj in OBJECTS if template_path(obj)]
+PODS = [{"kind": "Pod", **get(obj, template_path(obj))} for obj in OBJECTS if template_path(obj) is not None]
 KEYS = [
     *names.OVERRIDES,
     names.INJECT_LABEL,
@@ -136,21 +139,23 @@ def huge(rng):
 
 def one(rng, number):
     """Return a path and the bytes to send there."""
-    obj = huge(rng) if number % 200 == 0 else labelled(rng, copy.deepcopy(rng.choice(OBJECTS)))
+    path = rng.choice(["/pod", "/pod", "/namespace", "/workload"])
+    kind = rng.choice([WORKLOADS if path == "/workload" else PODS] * 9 + [OBJECTS])
+    obj = huge(rng) if number % 200 == 0 else labelled(rng, copy.deepcopy(rng.choice(kind)))
     for _ in range(rng.choice([0, 0, 1, 1, 2, 5])):
         damage(rng, obj)
     old = copy.deepcopy(rng.choice(OBJECTS)) if rng.random() < 0.3 else None
     content = review(
         obj,
         uid=f"uid-{number}",
-        operation=rng.choice(["CREATE", "CREATE", "CREATE", "UPDATE", "DELETE", "CONNECT"]),
+        operation=rng.choice([*["CREATE"] * 7, "UPDATE", "DELETE", "CONNECT"]),
         old=old,
-        namespace=rng.choice(["shop", "kube-system", "", "ns"]),
+        namespace=rng.choice(["shop", "shop", "ns", "kube-system", ""]),
         dryRun=rng.random() < 0.1,
     )
     if rng.random() < 0.05:
         content["request"]["subResource"] = "status"
-    if rng.random() < 0.2:
+    if rng.random() < 0.1:
         content["request"].pop(rng.choice(list(content["request"])))
     if rng.random() < 0.1:
         damage(rng, content)
@@ -160,7 +165,7 @@ def one(rng, number):
     elif rng.random() < 0.03:
         place = rng.randrange(len(raw))
         raw = raw[:place] + bytes([rng.randrange(256)]) + raw[place + 1 :]
-    return rng.choice(["/pod", "/pod", "/namespace", "/workload"]), raw
+    return path, raw
 
 
 def check(path, raw, status, body):
@@ -210,9 +215,9 @@ def test_every_review_is_let_through(seed):
         outcomes = asyncio.run(send_all(running, (one(rng, number) for number in range(COUNT))))
         assert outcomes.total() == COUNT
         # All sorts were among them.
-        assert all(
-            outcomes[kind] > COUNT / 100 for kind in ("refused", "unchanged", "injected", "stamped")
-        ), outcomes
+        assert all(outcomes[kind] > COUNT / 50 for kind in ("refused", "unchanged", "injected", "stamped")), (
+            outcomes
+        )
         for webhook in names.HANDLERS:
             assert running.metric("metrics_sidecar_webhook_failed_open_total", webhook=webhook) == 0
         assert running.metric("metrics_sidecar_webhook_refused_total", code="400") == outcomes["refused"]
