@@ -60,12 +60,11 @@ def dialler(pod, world):
 @pytest.fixture
 def run_exporter(pod_and_its_world, tmp_path):
     """Start exporters in the pod, `run_exporter(flags, **environment)`; they end with the test."""
-    pod, _ = pod_and_its_world
     running = []
 
     def run(*flags, prefix=(), **environment):
         log = tmp_path / f"exporter-{len(running)}.log"
-        running.append(Exporter(pod, log, flags, prefix, environment))
+        running.append(Exporter(*pod_and_its_world, log, flags, prefix, environment))
         return running[-1]
 
     yield run

@@ -1,15 +1,16 @@
-"""The exporter as a process in a namespace, and what it answers."""
+"""The exporter as a process in a pod, and what it answers."""
 
 import http.client
 import os
 import socket
 import sys
 from contextlib import contextmanager, suppress
+from ipaddress import ip_address
 from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from lab.namespace import end_all
+from lab.namespace import POD, end_all
 from tests.kernel.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
@@ -18,16 +19,16 @@ COMMAND = (sys.executable, "-m", "sidecar")
 
 
 class Exporter:
-    """`python -m sidecar` in a namespace, its log in a file.
+    """`python -m sidecar` in a pod, its log in a file, asked from the pod's world as Prometheus does.
 
     `prefix` is a program that becomes the exporter, for example one that first takes away its rights.
     """
 
-    def __init__(self, namespace, log, flags=(), prefix=(), environment=None):
-        self.namespace = namespace
+    def __init__(self, pod, world, log, flags=(), prefix=(), environment=None):
+        self._pod, self._world = pod, world
         self._log = log
         with log.open("wb") as output:
-            self.process = namespace.popen(
+            self.process = pod.popen(
                 [*prefix, *COMMAND, *flags],
                 cwd=ROOT,
                 env={"PATH": os.environ["PATH"], "POD_NAME": "pod", **(environment or {})},
@@ -45,9 +46,9 @@ class Exporter:
         return self.process.poll() is None
 
     @contextmanager
-    def connection(self, port=PORT, address="127.0.0.1", timeout=10.0):
+    def connection(self, port=PORT, address=POD, timeout=10.0):
         """Yield a connected socket."""
-        with self.namespace.entered():
+        with (self._pod if ip_address(address).is_loopback else self._world).entered():
             client = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
         with client:
             client.settimeout(timeout)
