@@ -63,12 +63,13 @@ def run(screen: Screen, *, hold: bool, loopback: bool) -> int:
         screen.write(f"Look at it meanwhile: {screen.style.cyan(stage.url)}")
         moment = play(stage, screen)
         screen.write("", screen.style.rule("What Prometheus scrapes"))
-        screen.write(*sample_lines(moment.reading, stage.destinations))
+        screen.write(*map(screen.style.sample, sample_lines(moment.reading, stage.destinations)))
         screen.pause(_LOOK)
         injection.show(screen)
         screen.write("", screen.style.rule("In short"))
         status = conclude(stage, screen, moment)
-        screen.write(screen.style.dim(f"{time.monotonic() - started:.1f} s"))
+        hint = "" if hold else "; --hold keeps it open, to be looked at"
+        screen.write(screen.style.dim(f"{time.monotonic() - started:.1f} s{hint}"))
         if hold:
             wait_for_signal(stage, screen)
     return status

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from demo.stage import Destination
 
 _ORDINARY = (70, 80, 75)
-_FRAMES = 40
+_FRAMES = 30
+_LEAK = 4  # connections in a frame
 _FRAME = 0.08
 _LOOK, _GLANCE = 2.0, 0.8
 _SPARE = 8  # connects after which a kernel that still has ports has more of them than it said
@@ -134,7 +135,7 @@ class _Story:
         self._title(f"A leak towards {self._full.name}")
         self._screen.say(f"Connections to {self._full} are opened and never closed.")
         last = self._stage.ports - 1
-        step = -(-last // _FRAMES) if self._screen.moves else last
+        step = _LEAK if self._screen.moves else last
         while self._opened < last and not self._failure:
             self._connect(self._full, min(step, last - self._opened))
             self._next_frame()

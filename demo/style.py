@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 _ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
+_SAMPLE = re.compile(r"(\w+)(\{.*\}) (\S+)")
+
 
 def visible(text: str) -> int:
     """Return how many columns a text takes."""
@@ -79,6 +81,11 @@ class Style:
         if share < 0.7:
             return self.green(text)
         return self.yellow(text) if share < 0.9 else self.red(text)
+
+    def sample(self, line: str) -> str:
+        """Return a line of the text format with its name and value standing out."""
+        found = _SAMPLE.fullmatch(line)
+        return f"{found[1]}{self.dim(found[2])} {self.bold(found[3])}" if found else line
 
     def _wrap(self, code: str, text: str) -> str:
         return f"\x1b[{code}m{text}\x1b[0m" if self.colour and text else text

@@ -59,3 +59,11 @@ def test_colours_tell_how_urgent_it_is():
 
 def test_own_ports_are_what_the_bars_are_shares_of():
     assert [bar.share for bar in bars(reading(50, 0, 0), REMOTES, 100)] == [0.5, 0, 0]
+
+
+def test_a_sample_keeps_its_text_whatever_its_colours():
+    line = 'port_used{remote_addr="10.20.0.5 [5432:postgres]"} 200.0'
+    coloured = Style(colour=True).sample(line)
+    assert coloured != line
+    assert Style().sample(line) == line
+    assert visible(coloured) == len(line)
