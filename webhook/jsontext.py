@@ -59,7 +59,9 @@ class _Reader:
         found = _STRING.match(self.text, position)
         if not found:
             raise self.bad(position, "a string in double quotes")
-        value = json.loads(found.group())
+        value = found.group()[1:-1]
+        if "\\" in value:
+            value = json.loads(found.group())
         return Scalar(position, found.end(), value, value, '"')
 
     def mapping(self, start: int, depth: int) -> Mapping:
@@ -71,7 +73,7 @@ class _Reader:
             if self.text[position : position + 1] != ":":
                 raise self.bad(position, "a colon")
             value = self.value(self.skip(position + 1), depth + 1)
-            node.entries.append(Entry(key, value))
+            node.entries.append(Entry(key.start, key, value))
             position = self.skip(value.end)
             if self.text[position : position + 1] != ",":
                 break

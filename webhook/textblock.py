@@ -1,11 +1,12 @@
 """Additions to and removals from block collections: entries and items that have lines of their own."""
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from webhook.textflow import spans
-from webhook.textnode import Alias, Entry, Mapping, Node, Scalar, Sequence, TextError, reads_as
+from webhook.textnode import Alias, Entry, Mapping, Node, Scalar, Sequence, TextError, reads_as, same
 from webhook.textsplice import Splices
 from webhook.textstyle import Raw, Style
 
@@ -36,10 +37,7 @@ class BlockEditor:
 
     def place(self, entry: Entry) -> Place:
         """Return where the value of an entry stands."""
-        column = self.lines.column(entry.start)
-        if self.text[: entry.start].rstrip(" ").endswith("?"):
-            raise TextError(self.lines.number(entry.start), "a key after `?`", "`key: value`")
-        return Place(column, self.text.index(":", entry.key.end) + 1)
+        return Place(self.lines.column(entry.start), self.text.index(":", entry.key.end) + 1)
 
     def insert(self, node: Mapping | Sequence, after: int, new: dict[str, Any] | list[Any]) -> None:
         """Add entries or items behind the one of an index; before the first, where that can be, for -1."""
@@ -85,10 +83,10 @@ class BlockEditor:
             self.splices.put(kept.start(1), kept.start(1), "# ")
         self._under(place, max(place.colon, node.end), new)
 
-    def override(self, place: Place, node: Alias, new: Any) -> None:  # noqa: ANN401
-        """Write a value of its own in the place of an alias, merged from it where that can be."""
+    def override(self, place: Place, node: Alias, new: Any, *, merge: bool) -> None:  # noqa: ANN401
+        """Write a value of its own in the place of an alias, merged from it with `merge` where possible."""
         target = node.target
-        if isinstance(target, Mapping) and isinstance(new, dict):
+        if merge and isinstance(target, Mapping) and isinstance(new, dict):
             view = target.view()
             if all(name in new and reads_as(child, new[name]) for name, child in view.items()):
                 alias = Raw(self.text[node.start : node.end])
@@ -104,17 +102,32 @@ class BlockEditor:
         if new is not None:
             self.splices.put(place.colon, place.colon, " []" if isinstance(new, list) else " {}")
 
-    def restore(self, place: Place, node: Mapping | Sequence, new: object, anchors: "list[Node]") -> bool:
-        """Bring back what `fill` or `override` kept in a comment, if that is what the value is to be."""
+    def restore(
+        self,
+        place: Place,
+        node: Mapping | Sequence,
+        new: object,
+        anchors: Callable[[], list[tuple[Node, object]]],
+    ) -> bool:
+        """Bring back what `fill` or `override` kept in a comment, if that is what the value is to be.
+
+        Args:
+            place: where the node stands.
+            node: what stands there.
+            new: what the value is to be.
+            anchors: says which nodes have anchors, and what they are to be.
+        """
         kept = _KEPT.match(self.text, place.colon)
         if not kept:
             return False
         spelled = kept[2]
         if spelled.startswith("*"):
             found = [
-                anchor for anchor in anchors if anchor.anchor == spelled[1:] and anchor.start < place.colon
+                wanted
+                for anchor, wanted in anchors()
+                if anchor.anchor == spelled[1:] and anchor.start < place.colon
             ]
-            fits = bool(found) and reads_as(found[-1], new)
+            fits = bool(found) and same(found[-1], new)
         else:
             fits = new == {"{": {}, "[": []}.get(spelled[0])
         if fits:
@@ -177,7 +190,7 @@ class BlockEditor:
         pad = self.style.pad
         if isinstance(node, Sequence):
             last = node.items[-1]
-            if isinstance(last, Mapping) and not last.flow and last.anchor is None:
+            if isinstance(last, Mapping) and not last.flow and self.text[last.start] not in "&!":
                 pad = self.lines.column(last.start) - column
         return column, pad
 

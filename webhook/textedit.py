@@ -1,9 +1,9 @@
 """Change what a YAML or JSON text says by touching only the characters that have to change.
 
-`change(document, new)` returns the document's text, edited so that it reads as `new`. Everything
+`change(document, new)` returns the document, its text edited so that it reads as `new`. Everything
 else stays byte for byte. What is added takes the style of what surrounds it; what is taken out
-leaves no trace, so `change(change(text, new), old)` is `text`. Where an addition could not be told
-from what was there, what was there is kept in a comment:
+leaves no trace, so `change(change(document, new), old)` has the text of `document`. Where an addition
+could not be told from what was there, what was there is kept in a comment:
 
     labels: ~          becomes    labels: # ~            an explicit null
                                     injected: "true"
@@ -27,7 +27,7 @@ from typing import Any
 from webhook.textalign import align
 from webhook.textblock import BlockEditor, Place
 from webhook.textflow import FlowEditor
-from webhook.textnode import Alias, Mapping, Node, Scalar, Sequence, TextError, plain, reads_as, same
+from webhook.textnode import Alias, Entry, Mapping, Node, Scalar, Sequence, TextError, plain, reads_as, same
 from webhook.textshared import Shared
 from webhook.textsplice import Splices
 from webhook.textstream import Document, read
@@ -42,8 +42,8 @@ class _Fill(enum.Enum):
     INLINE = enum.auto()
 
 
-def change(document: Document, new: object, *, reversible: bool = False) -> str:
-    """Return the text of a document, changed so that it reads as `new`.
+def change(document: Document, new: object, *, reversible: bool = False) -> Document:
+    """Return a document, its text changed so that it reads as `new`.
 
     Args:
         document: from `textstream.read` or `split`.
@@ -55,16 +55,16 @@ def change(document: Document, new: object, *, reversible: bool = False) -> str:
     """
     old = plain(document.root)
     if same(old, new):
-        return document.text
+        return document
     problem: TextError | None = None
     for fill in _Fill:
         try:
             text = _Edit(document, new, fill).run()
-            after = read(text, json=document.json)
+            after = read(text, document.line, json=document.json)
             if after is None or not same(plain(after.root), new):
                 raise TextError(1, "the edited text would not say what it should", "a simpler layout")
             if not reversible or _Edit(after, old, fill).run() == document.text:
-                return text
+                return after
             raise TextError(1, "the edit could not be undone exactly", "a simpler layout")
         except TextError as error:
             problem = problem or error
@@ -89,16 +89,17 @@ class _Edit:
         self.value(None, self.root, self.new)
         return self.splices.apply()
 
-    def value(self, place: Place | None, node: Node, new: Any) -> None:  # noqa: ANN401
-        """Change one value; without a place it does not stand behind the key of a block mapping."""
+    def value(self, entry: Entry | None, node: Node, new: Any) -> None:  # noqa: ANN401
+        """Change one value: that of an entry of a block mapping, or another one, which has no place."""
         if reads_as(node, new):
             return
+        place = self.block.place(entry) if entry else None
         if isinstance(node, Alias):
             if not self.shared.agrees(node.target):
                 self.alias(place, node, new)
         elif self.shared.torn(node):
             self.torn(place, node, new)
-        elif place and self.restored(place, node, new):
+        elif self.restored(place, node, new):
             pass
         elif isinstance(node, Scalar) and (node.value is not None or not isinstance(new, dict | list)):
             self.scalar(node, new)
@@ -129,7 +130,7 @@ class _Edit:
                 if source and not reads_as(entry.value, value) and reads_as(source, value):
                     dropped.add(last)
                 else:
-                    self.value(None if node.flow else self.block.place(entry), entry.value, value)
+                    self.value(None if node.flow else entry, entry.value, value)
             elif name not in inherited:
                 added[last][name] = value
             elif not reads_as(inherited[name], value) and not self.arrives(node, name):
@@ -203,7 +204,8 @@ class _Edit:
         if not place or not isinstance(new, dict | list) or not new:
             what = f"an alias of what is defined in line {self.lines.number(node.target.start)}"
             raise self.bad(node, what, "a value of its own, for a change there would change others too")
-        self.block.override(place, node, new)
+        unchanged = reads_as(node.target, self.shared.wanted(node.target))
+        self.block.override(place, node, new, merge=unchanged)
 
     def torn(self, place: Place | None, node: Node, new: Any) -> None:  # noqa: ANN401
         view = node.view() if isinstance(node, Mapping) else {}
@@ -225,7 +227,7 @@ class _Edit:
                 node, f"&{node.anchor} has aliases that must not change with it", "a value of its own"
             )
 
-    def restored(self, place: Place, node: Scalar | Mapping | Sequence, new: object) -> bool:
+    def restored(self, place: Place | None, node: Scalar | Mapping | Sequence, new: object) -> bool:
         """Undo what `fill`, `alias` or `torn` did to make room, if that is all that there is to do."""
         if isinstance(node, Mapping) and len(node.entries) > 1 and node.entries[0].merge:
             inner = node.entries[0].value
@@ -239,12 +241,15 @@ class _Edit:
                     self.splices.put(node.start, inner.start, "")
                     self.splices.put(inner.end, node.end, "")
                     return True
-                if not inner.flow:
+                if place and not inner.flow:
                     self.block.unwrap(place, node)
                     return True
-        if isinstance(node, Scalar) or node.flow:
+        if not place or isinstance(node, Scalar) or node.flow:
             return False
-        return self.block.restore(place, node, new, list(_anchored(self.root)))
+        return self.block.restore(place, node, new, self.anchors)
+
+    def anchors(self) -> list[tuple[Node, object]]:
+        return [(anchor, self.shared.wanted(anchor)) for anchor in _anchored(self.root)]
 
     def bad(self, node: Node, what: str, expected: str) -> TextError:
         return TextError(self.lines.number(node.start), what, expected)

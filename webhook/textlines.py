@@ -5,6 +5,12 @@ from bisect import bisect_right
 
 # What YAML 1.1 calls a line break, and libyaml with it; str.splitlines knows more of them.
 BREAK = re.compile(r"\r\n|[\n\r\x85\u2028\u2029]")
+_LAST_BREAK = re.compile(r"(?:\r\n|[\n\r\x85\u2028\u2029])\Z")
+
+
+def chomp(text: str) -> str:
+    """Return a text without the end of its last line."""
+    return _LAST_BREAK.sub("", text)
 
 
 class Lines:

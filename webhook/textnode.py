@@ -46,16 +46,12 @@ class Alias:
 
 @dataclass(slots=True, eq=False)
 class Entry:
-    """One `key: value` of a mapping; `merge` when the key is `<<`."""
+    """One `key: value` of a mapping; `merge` when the key is `<<`. It starts with its key, or with `?`."""
 
+    start: int
     key: Scalar
     value: "Node"
     merge: bool = False
-
-    @property
-    def start(self) -> int:
-        """Where the key starts."""
-        return self.key.start
 
     @property
     def end(self) -> int:

@@ -1,10 +1,10 @@
-"""Which anchored nodes may be edited where they stand, because all their aliases are to change alike."""
+"""What a change does to nodes that are used in several places: anchored once, aliased elsewhere."""
 
 from collections.abc import Iterator
 from typing import Any
 
 from webhook.textalign import align
-from webhook.textnode import Alias, Mapping, Node, Sequence, same
+from webhook.textnode import Alias, Mapping, Node, Sequence, reads_as, same
 
 _ABSENT: Any = object()
 
@@ -15,21 +15,26 @@ class Shared:
     def __init__(self, root: Node, new: object) -> None:
         self._wanted: dict[int, object] = {}
         self._used: set[int] = set()
-        self._torn: set[int] = set()
+        self._differs: set[int] = set()
+        self._keeps: set[int] = set()
         self._visit(root, new)
 
+    def wanted(self, node: Node) -> object:
+        """Return what an anchored node is to be, where it stands."""
+        return self._wanted.get(id(node), _ABSENT)
+
     def agrees(self, node: Node) -> bool:
-        """Return whether the node has aliases, and an edit of it is what they all want."""
-        return id(node) in self._used and id(node) not in self._torn
+        """Return whether all aliases of the node are to change as it does: one edit serves them all."""
+        return id(node) in self._used and id(node) not in self._differs
 
     def torn(self, node: Node) -> bool:
-        """Return whether the node has aliases, and an edit of it is not what they all want."""
-        return id(node) in self._torn
+        """Return whether an edit of the node would change what is to stay as it is elsewhere."""
+        return id(node) in self._keeps
 
     def _visit(self, node: Node, new: object) -> None:
         if isinstance(node, Alias):
-            wanted = self._wanted.get(id(node.target), _ABSENT)
-            self._use(node.target, agrees=same(wanted, new))
+            agrees = same(self.wanted(node.target), new)
+            self._use(node.target, agrees=agrees, keeps=not agrees and reads_as(node, new))
             return
         if node.anchor:
             self._wanted[id(node)] = new
@@ -39,22 +44,24 @@ class Shared:
                 if name in new:
                     self._visit(entry.value, new[name])
             for target in _merged_aliases(node):
-                wanted = self._wanted.get(id(target), _ABSENT)
+                wanted = self.wanted(target)
                 agrees = isinstance(wanted, dict) and all(
                     same(wanted.get(name, _ABSENT), new.get(name, _ABSENT))
                     for name in target.view().keys() | wanted.keys()
                     if name not in explicit
                 )
-                self._use(target, agrees=agrees)
+                self._use(target, agrees=agrees, keeps=not agrees)
         elif isinstance(node, Sequence) and isinstance(new, list):
             for index, other in align(node.items, new):
                 if index is not None and other is not None:
                     self._visit(node.items[index], new[other])
 
-    def _use(self, target: Node, *, agrees: bool) -> None:
+    def _use(self, target: Node, *, agrees: bool, keeps: bool) -> None:
         self._used.add(id(target))
         if not agrees:
-            self._torn.add(id(target))
+            self._differs.add(id(target))
+        if keeps:
+            self._keeps.add(id(target))
 
 
 def _merged_aliases(node: Mapping) -> Iterator[Mapping]:

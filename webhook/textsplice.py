@@ -2,7 +2,7 @@
 
 import re
 
-from webhook.textlines import Lines
+from webhook.textlines import Lines, chomp
 from webhook.textnode import Alias, Mapping, Node, Scalar, Sequence, TextError
 
 # `|+ # mine`, kept behind the header that took its place: `|- # |+ # mine`.
@@ -51,7 +51,7 @@ class Splices:
             done = end
         result = "".join([*parts, self.text[done:]])
         # The last line had no end, and the line that is the last now has to have none either.
-        return re.sub(r"(?:\r\n|[\n\r\x85\u2028\u2029])\Z", "", result) if cut_at_end else result
+        return chomp(result) if cut_at_end else result
 
     def _strip_last_scalar(self) -> None:
         """Keep a block scalar at the very end from gaining the line end that it is about to get."""

@@ -55,6 +55,23 @@ def split(text: str) -> list[Part]:
     return [*parts, *(_yaml_part(text[start:end], lines.number(start)) for start, end in _cuts(lines))]
 
 
+def ends_with_marker(text: str) -> bool:
+    """Return whether the last line of a document is `...`, behind which the next needs no `---`."""
+    lines = Lines(text)
+    last = lines.starts[-2] if lines.ended and len(lines.starts) > 1 else lines.starts[-1]
+    return text.startswith("...", last) and _MARKER.match(text, last) is not None
+
+
+def separator(text: str) -> str:
+    """Return what has to stand before a file so that it follows the end of another's last document."""
+    for line in text.removeprefix("\ufeff").splitlines():
+        if line.startswith("%"):
+            return "...\n"
+        if line.strip() and not line.lstrip().startswith("#"):
+            return "" if line.startswith("---") and _MARKER.match(line) else "---\n"
+    return "---\n"
+
+
 def looks_like_json(text: str) -> bool:
     """Return whether a text begins as JSON does."""
     return text.lstrip()[:1] in {"{", "["}
@@ -68,7 +85,9 @@ def _json_parts(text: str) -> list[Part]:
         if done < root.start:
             parts.append(Part(text[done : root.start]))
         own = text[root.start : root.end]
-        parts.append(Part(own, read(own, lines.number(root.start), json=True)))
+        line = lines.number(root.start)
+        # Positions count from where the document begins.
+        parts.append(Part(own, read(own, line, json=True) if root.start else Document(own, root, line, True)))
         done = root.end
     return [*parts, Part(text[done:])] if done < len(text) else parts
 

@@ -137,12 +137,13 @@ def _measure(node: Node, lines: Lines, steps: Counter[int], dashes: Counter[int]
             value = entry.value
             if isinstance(value, Mapping) and not value.flow:
                 steps[lines.column(value.entries[0].start) - column] += 1
-            elif isinstance(value, Sequence) and not value.flow and value.anchor is None:
-                # Where no anchor stands before it, a block sequence starts at its first dash.
+            elif isinstance(value, Sequence) and not value.flow and lines.text[value.start] == "-":
+                # Where no anchor and no tag stands before it, a block sequence starts at its first dash.
                 dashes[lines.column(value.start) - column] += 1
             _measure(value, lines, steps, dashes, pads)
     elif isinstance(node, Sequence) and not node.flow:
         for item in node.items:
-            if isinstance(item, Mapping) and not item.flow and item.anchor is None and node.anchor is None:
+            block = isinstance(item, Mapping) and not item.flow and lines.text[item.start] not in "&!"
+            if block and lines.text[node.start] == "-":
                 pads[lines.column(item.start) - lines.column(node.start)] += 1
             _measure(item, lines, steps, dashes, pads)

@@ -142,7 +142,11 @@ class _Composer:
             sources = value.items if isinstance(value, Sequence) else [value]
             if not all(isinstance(_target(source), Mapping) for source in sources):
                 raise self.bad(event, "a merge of what is not a mapping", "`<<: *name` of a mapping")
-        node.entries.append(Entry(key, value, merge))
+        start = key.start
+        before = self.text[self.lines.start(start) : start].rstrip(" ")
+        if before.endswith("?") and not node.flow:
+            start = self.lines.start(start) + len(before) - 1
+        node.entries.append(Entry(start, key, value, merge))
 
     def scalar(self, event: yaml.ScalarEvent, start: int, end: int) -> Scalar:
         style = event.style or ""
