@@ -11,6 +11,7 @@ import pytest
 from tests.apiserver import binaries
 from tests.apiserver.admission import Endpoint, installed
 from tests.apiserver.controlplane import ControlPlane
+from tests.apiserver.injector import in_effect
 from tests.apiserver.namespaces import create_namespace, delete_namespace
 
 
@@ -128,3 +129,32 @@ def install(api):
     """Return a function that installs a MutatingWebhookConfiguration and waits until it is in effect."""
     with contextlib.ExitStack() as stack:
         yield lambda configuration, endpoint: stack.enter_context(installed(api, configuration, endpoint))
+
+
+@pytest.fixture(scope="module")
+def injector_settings():
+    """The environment of a module's injector, without its prefix; modules may have another."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def injector(control_plane, admin, injector_settings):
+    """The injector, at work for one module of tests; none of its reviews may have failed in the end.
+
+    Tests that make it fail start one of their own, with `make_injector`.
+    """
+    control_plane.start_api_server()
+    with (
+        contextlib.closing(Endpoint()) as endpoint,
+        in_effect(admin, endpoint, settings=injector_settings) as injector,
+    ):
+        yield injector
+        assert injector.failed() == 0
+        assert injector.complaints() == []
+
+
+@pytest.fixture
+def make_injector(api):
+    """Return a function that puts an injector to work at an endpoint, until the test ends."""
+    with contextlib.ExitStack() as stack:
+        yield lambda endpoint, **options: stack.enter_context(in_effect(api, endpoint, **options))
