@@ -8,17 +8,15 @@ everybody's and stays as it is: there the application keeps its own sockets to 2
 from __future__ import annotations
 
 import os
-import signal
 import socket
-import subprocess
 import sys
-import tempfile
 from contextlib import ExitStack, closing, contextmanager, nullcontext
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
-from demo.application import IP_LOCAL_PORT_RANGE, as_option
 from demo.forwarder import Forwarder
+from demo.localports import can_confine, free_window, host_range
+from demo.programs import POD_NAME, deaf_to_interrupts, start_application, start_exporter
 from demo.scrape import Scraper
 from demo.stage import Destination, Stage, StageError
 from lab.connections import Server
@@ -28,14 +26,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from contextlib import AbstractContextManager
 
-POD_NAME = "shop-x2x9p"
 PORT = 9999
 PORTS = 200
 _LOW = 40000
 _NETWORK = "10.20.0.0/16"
 _DIAL_TIMEOUT = 5.0
 _LOCALHOST = "127.0.0.1"
-_ROOT = Path(__file__).resolve().parent.parent
 
 
 @contextmanager
@@ -113,10 +109,10 @@ def _in_namespaces(listener: socket.socket) -> Iterator[Stage]:
                 raise
             return connection
 
-        with _deaf_to_interrupts():
-            exporter, log = _start_exporter(stack, pod, PORT)
+        with deaf_to_interrupts():
+            exporter, log = start_exporter(stack, pod, PORT)
             stack.enter_context(Server(world, [item.port for item in destinations]))
-            application = _start_application(pod, 0)
+            application = start_application(pod, 0)
         url = _url(listener)
         stack.enter_context(Forwarder(listener, dial))
         yield Stage(
@@ -142,19 +138,19 @@ def _on_loopback(listener: socket.socket, why: str) -> Iterator[Stage]:
         Destination("127.20.0.6", 6379, "redis"),
         Destination("127.20.0.7", 8080, "http-proxy"),
     )
-    low, high = _host_range()
-    own = _free_window(low, high)
+    low, high = host_range()
+    own = free_window(low, high, PORTS)
     ports = own[1] - own[0] + 1
     confined = own[1] << 16 | own[0]
-    can_fill = _can_confine(confined)
+    can_fill = can_confine(confined)
     with _Host() as host, ExitStack() as stack:
         url, port = _url(listener), listener.getsockname()[1]
         listener.close()
-        with _deaf_to_interrupts():
-            exporter, log = _start_exporter(stack, host, port, _LOCALHOST)
+        with deaf_to_interrupts():
+            exporter, log = start_exporter(stack, host, port, _LOCALHOST)
             for item in destinations:
                 stack.enter_context(Server(host, [item.port], address=item.address))
-            application = _start_application(host, confined if can_fill else 0)
+            application = start_application(host, confined if can_fill else 0)
         yield Stage(
             where=f"On the loopback of this machine, {why}."
             f" Its range of {high - low + 1} local ports is everybody's and is left alone: the application"
@@ -193,52 +189,6 @@ def _user_namespace() -> str:
     return str(Path("/proc/self/ns/user").readlink())
 
 
-@contextmanager
-def _deaf_to_interrupts() -> Iterator[None]:
-    """Start programs that do not hear Ctrl-C: it is for us, and we end them in order.
-
-    Blocked signals stay so across fork and exec; ours comes through when the block ends.
-    """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _start_exporter(
-    stack: ExitStack, namespace: Namespace, port: int, address: str = ""
-) -> tuple[subprocess.Popen[Any], IO[bytes]]:
-    log = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 - it is one
-    environment = {
-        name: value for name, value in os.environ.items() if not name.startswith("METRICS_SIDECAR_")
-    }
-    environment |= {
-        "POD_NAME": POD_NAME,
-        "METRICS_SIDECAR_PORT": str(port),
-        "METRICS_SIDECAR_ADDRESS": address,
-    }
-    program = namespace.popen(
-        [sys.executable, "-m", "sidecar"],
-        cwd=_ROOT,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=log,
-        stderr=log,
-    )
-    return program, log
-
-
-def _start_application(namespace: Namespace, local_ports: int) -> subprocess.Popen[Any]:
-    return namespace.popen(
-        [sys.executable, "-m", "demo.application", str(local_ports)],
-        cwd=_ROOT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        bufsize=0,
-    )
-
-
 def _listen_on_loopback() -> socket.socket:
     """Return a socket that listens on the exporter's usual port, or on any free one."""
     try:
@@ -250,31 +200,3 @@ def _listen_on_loopback() -> socket.socket:
 def _url(listener: socket.socket) -> str:
     address, port = listener.getsockname()
     return f"http://{address}:{port}/metrics"
-
-
-def _host_range() -> tuple[int, int]:
-    low, high = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
-    return low, high
-
-
-def _free_window(low: int, high: int) -> tuple[int, int]:
-    """Return the highest 200 ports in a row that nobody uses; of a range without them, the highest ones."""
-    last = high
-    for port in range(high, low - 1, -1):
-        with socket.socket() as trial:
-            try:
-                trial.bind(("", port))
-            except OSError:
-                last = port - 1
-        if last - port + 1 == PORTS:
-            return port, last
-    return max(low, high - PORTS + 1), high
-
-
-def _can_confine(local_ports: int) -> bool:
-    with socket.socket() as trial:
-        try:
-            trial.setsockopt(socket.IPPROTO_IP, IP_LOCAL_PORT_RANGE, as_option(local_ports))
-        except OSError:  # Linux before 6.3
-            return False
-    return True

@@ -7,6 +7,7 @@ import select
 import shutil
 import signal
 import subprocess
+import sys
 import time
 import urllib.request
 
@@ -99,6 +100,7 @@ def test_where_namespaces_are_forbidden(root, tmp_path):
         demo.assert_nothing_left()
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason=f"{sys.platform}; expected linux")
 def test_on_loopback_as_anybody(tmp_path):
     with Demo(tmp_path, "--loopback") as demo:
         assert demo.finish() in (0, 3), demo.output
