@@ -142,6 +142,7 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> S
             if not text:
                 continue
             try:
+                text.encode()  # what is not UTF-8 could neither be a label nor be served
                 values[option.name] = option.parse(text.strip())
                 break
             except ValueError as error:
