@@ -323,10 +323,35 @@ def test_a_flag_without_its_value_gives_the_defaults(run_exporter):
     assert value(scraped, "metrics_sidecar_config_errors") == 1
 
 
-def test_wrong_text_encodings_give_the_defaults(run_exporter):
-    scraped = run_exporter(METRICS_SIDECAR_MAX_REMOTES=b"\xff\xfe", POD_NAME=b"pod-\xff").ready()
+def test_settings_that_are_no_utf_8_give_the_defaults(run_exporter):
+    exporter = run_exporter(
+        POD_NAME=b"pod-\xff", METRICS_SIDECAR_PORT_NAMES=b"80=\xff", METRICS_SIDECAR_MAX_REMOTES=b"\xfe"
+    )
 
+    scraped = exporter.ready()
+
+    assert value(scraped, "metrics_sidecar_config_errors") == 3
     assert value(scraped, "metrics_sidecar_collect_success") == 1
+
+
+@pytest.mark.parametrize("streams", ["2>&-", "2>/dev/full", "<&- >&- 2>&-"])
+def test_it_serves_without_a_place_for_its_log(run_exporter, streams):
+    exporter = run_exporter(
+        prefix=["sh", "-c", f'exec "$@" {streams}', "sh"], METRICS_SIDECAR_PORT="to be logged"
+    )
+
+    assert value(exporter.ready(), "metrics_sidecar_collect_success") == 1
+
+
+def test_it_answers_again_when_it_has_files_again(run_exporter):
+    exporter = run_exporter(prefix=["sh", "-c", 'ulimit -n 64; exec "$@"', "sh"])
+    exporter.ready()
+    with ExitStack() as stack:
+        for _ in range(100):
+            stack.enter_context(exporter.connection())
+        eventually("no file left", lambda: "Too many open files" in exporter.log())
+
+    assert value(exporter.ready(), "metrics_sidecar_collect_success") == 1
 
 
 def test_an_address_that_the_pod_does_not_have_is_awaited(pod_and_its_world, run_exporter):
@@ -396,6 +421,18 @@ def test_where_proc_net_is_hidden_netlink_goes_on_and_the_counters_are_absent(ru
     assert value(scraped, "metrics_sidecar_collect_success") == 1
     assert value(scraped, "port_used", remote_addr="OTHER", state="LISTEN") == 1
     assert value(scraped, "port_connections_opened_total") is None
+
+
+@needs_mounts
+def test_where_the_range_of_ports_cannot_be_read_the_families_are_absent(run_exporter):
+    hide = 'mount -t tmpfs -o size=4k hidden /proc/sys/net && exec "$@"'
+    exporter = run_exporter(prefix=["unshare", "--mount", "sh", "-c", hide, "sh"])
+
+    scraped = exporter.ready()
+
+    assert value(scraped, "metrics_sidecar_collect_success") == 0
+    assert not {name for name, *_ in scraped} & {*SEED_FAMILIES, "port_exhaustion_ratio"}
+    assert "ip_local_port_range" in exporter.log()
 
 
 @needs_mounts
