@@ -58,7 +58,8 @@ def run(screen: Screen, *, hold: bool, loopback: bool) -> int:
     """Show all there is."""
     started = time.monotonic()
     screen.write("", screen.style.bold("A pod runs out of local ports, and one sees it coming"), "")
-    with open_stage(loopback=loopback) as stage:
+    # In this order: a terminal that takes no more text must not keep the stage from being cleared.
+    with screen.animated(), open_stage(loopback=loopback) as stage:
         screen.say(stage.where)
         screen.write(f"Look at it meanwhile: {screen.style.cyan(stage.url)}")
         moment = play(stage, screen)

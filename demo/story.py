@@ -79,11 +79,10 @@ class Moment:
 def play(stage: Stage, screen: Screen) -> Moment:
     """Show the first act, and return what happened."""
     story = _Story(stage, screen)
-    with screen.animated():
-        story.before()
-        story.ordinary_hour()
-        story.leak()
-        return story.moment()
+    story.before()
+    story.ordinary_hour()
+    story.leak()
+    return story.moment()
 
 
 def sample_lines(reading: Reading, destinations: Sequence[Destination]) -> list[str]:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from pathlib import Path
 
 import pytest
 
@@ -130,9 +131,9 @@ def test_a_signal_ends_it_amid_the_story(root, tmp_path, number, status):
             shown = read_until(leader, b"An ordinary hour")
             assert len(demo.pids()) >= 4
             demo.process.send_signal(number)
+            shown += read_until(leader, b"\x1b[?25h")
             assert demo.finish() == status
             demo.assert_nothing_left()
-            shown += read_until(leader, b"\x1b[?25h")
             assert b"Traceback" not in shown
     finally:
         os.close(leader)
@@ -149,9 +150,28 @@ def test_ctrl_c_on_a_terminal_goes_to_all_of_its_processes_and_still_ends_quietl
             shown = read_until(leader, b"An ordinary hour")
             assert len(demo.pids()) >= 4
             os.write(leader, b"\x03\x03\x03")
-            demo.assert_nothing_left()
             shown += read_until(leader, b"\x1b[?25h")
+            demo.assert_nothing_left()
             assert b"Traceback" not in shown
+    finally:
+        os.close(leader)
+        os.close(follower)
+
+
+@pytest.mark.kernel
+def test_a_terminal_that_takes_no_more_text_does_not_keep_the_namespaces(root, tmp_path):
+    leader, follower = pty.openpty()
+    try:
+        with Demo(tmp_path, stdout=follower, stderr=follower, stdin=follower) as demo:
+            read_until(leader, b"An ordinary hour")
+            beside = len(demo.pids()) - 1
+            assert beside >= 3
+            wait_until_blocked_in_write(demo.process.pid)
+            demo.process.send_signal(signal.SIGTERM)
+            deadline = time.monotonic() + 10
+            while demo.pids() not in ([], [demo.process.pid]):
+                assert time.monotonic() < deadline, demo.pids()
+                time.sleep(0.05)
     finally:
         os.close(leader)
         os.close(follower)
@@ -197,3 +217,11 @@ def read_until(terminal, text):
         assert ready, shown
         shown += os.read(terminal, 65536)
     return shown
+
+
+def wait_until_blocked_in_write(pid):
+    deadline = time.monotonic() + 30
+    # "1 0x1 ..." is write(1, ...) on x86-64, where its number is 1; it is 64 on arm64.
+    while not re.match(r"(1|64) 0x1 ", Path(f"/proc/{pid}/syscall").read_text()):
+        assert time.monotonic() < deadline, Path(f"/proc/{pid}/syscall").read_text()
+        time.sleep(0.02)
