@@ -309,8 +309,7 @@ def test_where_only_the_counters_fail_only_they_are_absent(exporter, caplog, err
     samples = exporter.scrape()
     assert_good(samples)
     assert not CHURN_FAMILIES & set(samples)
-    assert caplog.messages == [f"counters could not be read: {error!s}" if str(error) else
-                               f"counters could not be read: {type(error).__name__}"]  # fmt: skip
+    assert caplog.messages == [f"counters could not be read: {str(error) or type(error).__name__}"]
 
 
 @pytest.mark.parametrize("error", ERRORS, **BY_TYPE)

@@ -3,12 +3,13 @@
 import dataclasses
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import sidecar
 from sidecar.config import _OPTIONS, Settings, read_settings
 from sidecar.portnames import PORT_NAMES
+from tests.sidecar.properties import examples
 
 NAMES = {**PORT_NAMES, 9042: "cassandra"}
 
@@ -211,7 +212,7 @@ arguments = st.lists(
 environments = st.dictionaries(st.sampled_from(sorted(VARIABLES)), texts, max_size=4)
 
 
-@settings(max_examples=300, deadline=None)
+@examples(150)
 @given(arguments, environments)
 @example(["--port", "\x00"], {})
 @example(["--port=\ud800"], {"POD_NAME": "\ud800"})

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.logs import REPEAT_INTERVAL, JsonFormatter, RateLimit
+from tests.sidecar.properties import examples
 
 ROOT = Path(__file__).parents[2]
 log = logging.getLogger("sidecar.tests")
@@ -66,6 +67,7 @@ def test_a_json_line_has_the_traceback_of_an_exception():
     assert exception.endswith("\nValueError: no")
 
 
+@examples(100)
 @given(st.text())
 def test_a_json_line_is_one_line_whatever_it_says(message):
     line = JsonFormatter().format(record("%s", message))

@@ -3,7 +3,7 @@
 import ipaddress
 from collections import Counter
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.model import (
@@ -21,9 +21,10 @@ from sidecar.model import (
     make_flow,
     unmap,
 )
+from tests.sidecar.properties import examples
 from tests.sidecar.sockets import connections, counted, endpoint, sock
 
-quick = settings(max_examples=100, deadline=None)
+quick = examples(100)
 
 
 def flow(local, remote):

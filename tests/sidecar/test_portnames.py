@@ -8,6 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sidecar.portnames import PORT_NAMES, UNKNOWN, parse_port_names
+from tests.sidecar.properties import examples
 
 # Of the original metrics-sidecar, as it shows them.
 ORIGINAL = """
@@ -67,6 +68,7 @@ def test_an_entry_that_is_no_name_is_an_error_that_quotes_it(entry):
     assert repr(entry) in str(caught.value)
 
 
+@examples(100)
 @given(st.text() | st.text(string.digits + "=,ab "))
 @example("9" * 5000 + "=x")
 def test_any_text_is_names_or_a_value_error(text):

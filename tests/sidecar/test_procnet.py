@@ -7,19 +7,20 @@ import string
 import sys
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sidecar import procnet
 from sidecar.model import AF_INET, AF_INET6, LocalPorts, Socket, SourceError, TcpState, make_flow
 from tests.sidecar.dumps import DATA
+from tests.sidecar.properties import examples
 
 NET = DATA / "proc-kernel" / "net"
 
 little_endian = pytest.mark.skipif(
     sys.byteorder == "big", reason="the captured files are a little-endian machine's"
 )
-quick = settings(max_examples=200, deadline=None)
+quick = examples(200)
 
 
 def lines_of(name):

@@ -11,7 +11,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sidecar import sockdiag
@@ -29,6 +29,7 @@ from sidecar.model import (
 )
 from sidecar.sockdiag import DumpInterruptedError, TcpDump, UdpDump
 from tests.sidecar import dumps
+from tests.sidecar.properties import examples
 
 PORTS = LocalPorts(32768, 60999, frozenset([*range(40100, 40110), 41000]))
 AGED_BELOW = 59_000  # milliseconds: what tcp_tw_reuse_delay=1000 leaves of the 60,000
@@ -465,7 +466,7 @@ def test_an_error_is_read_in_either_byte_order(order):
 
 # Properties.
 
-quick = settings(max_examples=200, deadline=None)
+quick = examples(200)
 
 addresses = st.sampled_from(["192.0.2.1", "192.0.2.2", "127.0.0.1", "198.51.100.10", "255.255.255.255"])
 addresses_6 = st.sampled_from(["::", "::1", "2001:db8::1", "2001:db8::ffff:c000:201"]) | addresses.map(

@@ -4,13 +4,14 @@ import random
 from collections import Counter
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.families import usage_families
 from sidecar.model import KernelSettings, LocalPorts, TcpState
 from sidecar.portnames import PORT_NAMES
 from sidecar.usage import MAX_DESTINATIONS, Exhaustion, format_remote, tcp_usage, udp_exhaustion
+from tests.sidecar.properties import examples
 from tests.sidecar.sockets import DEFAULT, HUNDRED, connections, counted, endpoint, sock
 
 A, B = "198.51.100.10:443", "198.51.100.20:443"
@@ -387,7 +388,7 @@ def test_reserved_udp_ports_are_not_there_to_be_had():
 
 # Properties.
 
-quick = settings(max_examples=150, deadline=None)
+quick = examples(150)
 
 hosts = st.sampled_from(["192.0.2.1", "192.0.2.2", "127.0.0.1", "198.51.100.10", "198.51.100.20"])
 ends = st.tuples(hosts, hosts) | st.tuples(hosts, hosts).map(
