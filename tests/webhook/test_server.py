@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import itertools
 import json
+import random
 import signal
 import socket
 import ssl
@@ -49,8 +51,9 @@ def answer(response):
 class Load:
     """Clients that send reviews without a pause, each over one connection after another, until `stop`."""
 
-    def __init__(self, running, clients=4, per_connection=10):
-        self.running, self.clients, self.per_connection = running, clients, per_connection
+    def __init__(self, choose, clients=4, per_connection=10):
+        """`choose` returns the process to send the next review to."""
+        self.choose, self.clients, self.per_connection = choose, clients, per_connection
         self.allowed, self.failed, self.closing = 0, [], 0
         self._stop = False
         self._trust = trusting()
@@ -63,6 +66,7 @@ class Load:
     def __exit__(self, *_):
         self._stop = True
         self._thread.join(30)
+        assert not self._thread.is_alive()
 
     async def _run(self):
         await asyncio.gather(*(self._client() for _ in range(self.clients)))
@@ -71,10 +75,10 @@ class Load:
         message = json.dumps(review(POD)).encode()
         while not self._stop:
             try:
-                connector = aiohttp.TCPConnector(ssl=self._trust, limit=1)
+                connector = aiohttp.TCPConnector(ssl=self._trust, limit_per_host=1)
                 async with aiohttp.ClientSession(connector=connector) as session:
-                    for _ in range(self.per_connection):
-                        async with session.post(self.running.url + "/pod", data=message) as response:
+                    for _ in itertools.takewhile(lambda _: not self._stop, range(self.per_connection)):
+                        async with session.post(self.choose().url + "/pod", data=message) as response:
                             content = await response.json()
                             assert content["response"]["allowed"] is True
                             assert "patch" in content["response"]
@@ -188,7 +192,7 @@ def test_kopf_itself_crashing_lets_everything_through():
 
 
 def test_certificates_change_under_load_and_no_review_fails(tmp_path):
-    with Running(tmp_path) as running, Load(running) as load:
+    with Running(tmp_path) as running, Load(lambda: running) as load:
         for _ in range(5):
             pair = make_pair()
             before = load.allowed
@@ -220,7 +224,7 @@ def der(pem):
 )
 def test_a_pair_that_cannot_be_used_leaves_the_old_one_and_shows(tmp_path, broken):
     first = make_pair()
-    with Running(tmp_path, pair=first) as running, Load(running) as load:
+    with Running(tmp_path, pair=first) as running, Load(lambda: running) as load:
         write_pair(tmp_path, *broken())
         eventually(
             "the metric", lambda: running.metric("metrics_sidecar_webhook_certificate_reload_success") == 0
@@ -263,7 +267,7 @@ def test_a_client_needs_to_name_no_server(tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_it_drains(number):
     with Running(SERVE_DRAIN_SECONDS=2) as running:
-        with Load(running, per_connection=10**9) as load:
+        with Load(lambda: running, per_connection=10**9) as load:
             eventually("load", lambda: load.allowed > 10)
             start = time.monotonic()
             running.process.send_signal(number)
@@ -275,6 +279,26 @@ def test_it_drains(number):
             assert time.monotonic() - start >= 2
         # What was refused was refused at the very end, when the port was closed.
         assert not [moment for moment, _ in load.failed if moment < start + 2]
+
+
+def test_two_replicas_restart_in_turn_and_no_review_fails():
+    """As in a Deployment: one goes only when its successor is ready, and traffic follows readiness late."""
+    with contextlib.ExitStack() as stack:
+        replicas = [stack.enter_context(Running(SERVE_DRAIN_SECONDS=2)) for _ in range(2)]
+        endpoints = list(replicas)
+        with Load(lambda: random.choice(endpoints), per_connection=10**9) as load:
+            for old in replicas:
+                new = stack.enter_context(Running(SERVE_DRAIN_SECONDS=2))
+                eventually("the successor", lambda new=new: new.get("/readyz")[0] == 200)
+                endpoints.append(new)
+                old.process.terminate()
+                eventually("unreadiness", lambda old=old: old.get("/readyz")[0] == 503)
+                before = load.allowed
+                eventually("reviews meanwhile", lambda before=before: load.allowed > before + 50)
+                endpoints.remove(old)
+                assert old.process.wait(20) == 0
+        assert load.failed == []
+        assert load.allowed > 200
 
 
 def test_a_second_signal_ends_it_at_once():
@@ -299,13 +323,13 @@ def test_it_talks_to_no_cluster_and_imports_no_client(tmp_path):
         }
         kubeconfig.write_text(json.dumps(content))
         program = (
-            "import os, sys, json, atexit\n"
+            "import os, sys, json\n"
             f"os.environ.update(KUBECONFIG={str(kubeconfig)!r}, KUBERNETES_SERVICE_HOST='127.0.0.1',"
             f" KUBERNETES_SERVICE_PORT='{port}')\n"
             "import webhook.__main__ as m\n"
             "m.main(['serve'])\n"
-            "found = [name for name, module in sys.modules.items() if module and name.split('.')[0] in"
-            " ('kubernetes', 'kubernetes_asyncio', 'pykube', 'ruamel')]\n"
+            "found = [name for name, module in sys.modules.items() if module and (name == 'webhook.offline'"
+            " or name.split('.')[0] in ('kubernetes', 'kubernetes_asyncio', 'pykube', 'ruamel'))]\n"
             "print(json.dumps({'message': 'imported', 'found': found}), file=sys.stderr)\n"
         )
         running = stack.enter_context(Running(program=("-c", program)))
