@@ -38,6 +38,13 @@ def of_others(image, user):
     return wrong
 
 
+def traces_of_the_builder(image):
+    """Return what the build was given to reach packages from here, as far as it is still there."""
+    names = [variable.partition("=")[0] for variable in image.config["Env"]]
+    files = [path for path in ("etc/pip.conf", "requirements.txt") if (image.root / path).exists()]
+    return [name for name in names if name.startswith("PIP_") or "proxy" in name.lower()] + files
+
+
 def labels(image):
     """Return the image's OCI annotations, without their common prefix."""
     return {

@@ -216,6 +216,14 @@ class Container:
         fields = Path(f"/proc/{self.process()}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
+    def memory(self) -> str:
+        """Say how much memory it has."""
+        status = self.status()
+        rss, peak = (int(status[key].split()[0]) / 1024 for key in ("VmRSS", "VmHWM"))
+        charged = None if self.why_unlimited else self.cgroup.memory_peak()
+        said = f"; its control group at most {charged / MEBIBYTE:.1f} MiB" if charged else ""
+        return f"{rss:.1f} MiB, at most {peak:.1f} MiB{said}"
+
     def status(self) -> dict[str, str]:
         """Return what the kernel says of its process 1: /proc/<pid>/status."""
         lines = Path(f"/proc/{self.process()}/status").read_text().splitlines()
