@@ -12,7 +12,7 @@ help: ## list the commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
 demo: $(VENV)/.demo ## watch a pod run out of local ports, and see it coming; needs no cluster
-	@$(BIN)/python -m demo
+	@$(BIN)/python -m demo $(DEMO_ARGS)
 
 test: $(VENV)/.dev ## every test tier that this machine can run; says loudly which it cannot
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
