@@ -88,8 +88,11 @@ def pod(kilobytes: int) -> dict[str, Any]:
     return new
 
 
-async def _client(running: Running, message: bytes, until: float, took: list[float]) -> None:
-    reader, writer = await asyncio.open_connection("127.0.0.1", running.port, ssl=trusting())
+_Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+async def _client(stream: _Stream, message: bytes, until: float, took: list[float]) -> None:
+    reader, writer = stream
     head = f"POST /pod HTTP/1.1\r\nHost: bench\r\nContent-Length: {len(message)}\r\n\r\n"
     request = head.encode() + message
     while time.perf_counter() < until:
@@ -108,8 +111,11 @@ async def _client(running: Running, message: bytes, until: float, took: list[flo
 
 async def _load(running: Running, message: bytes, concurrency: int, seconds: float) -> list[float]:
     took: list[float] = []
+    streams = [
+        await asyncio.open_connection("127.0.0.1", running.port, ssl=trusting()) for _ in range(concurrency)
+    ]
     until = time.perf_counter() + seconds
-    await asyncio.gather(*(_client(running, message, until, took) for _ in range(concurrency)))
+    await asyncio.gather(*(_client(stream, message, until, took) for stream in streams))
     return took
 
 
