@@ -109,7 +109,7 @@ def run(*, quick: bool = False) -> None:
     say()
     say(f"Machine: {machine.describe()}.")
     say(f"Exporter: {image.description}.")
-    say(f"Half of the sockets in TIME_WAIT. Medians of rounds, in turns, in one run.")
+    say("Half of the sockets in TIME_WAIT. Medians of rounds, in turns, in one run.")
     say("Bound sockets, which take ports too, are a second walk of the kernel, and only we ask for them.\n")
     say(_table("CPU per reading, ms (× floor)", results, _cpu_cell) + "\n")
     say(_table("Wall time per reading, ms", results, lambda result, name: _number(result.wall(name) * 1e3)))
