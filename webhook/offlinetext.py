@@ -94,7 +94,7 @@ class _Rewriter:
         if patch:
             self.patch(before, new, services)
         else:
-            self.result.parts.append(Part(self.part.text))
+            self.result.parts.append(self.part)
             self.add(new, services)
 
     def treated(self, obj: Any, patch: bool) -> tuple[Any, list[Outcome]]:  # noqa: ANN401
@@ -111,6 +111,7 @@ class _Rewriter:
                 return obj, [self.failed(outcomes[0], error)]
         else:
             return new, outcomes
+        untouched = self.document
         items = list(obj["items"])
         for index, (item, outcome) in enumerate(done):
             before, items[index] = items[index], item
@@ -119,6 +120,11 @@ class _Rewriter:
             except TextError as error:
                 items[index] = before
                 outcomes[index] = self.failed(outcome, error)
+        if not self.request.undo and change(self.document, obj).text != untouched.text:
+            # Each edit can be undone, but not all of them at once, as uninject would.
+            self.document, self.part = untouched, Part(untouched.text, untouched)
+            problem = TextError(1, "the edits could not be undone exactly", "objects that share less")
+            return obj, [self.failed(outcome, problem) for outcome in outcomes]
         return {**obj, "items": items}, outcomes
 
     def apply(self, obj: Any) -> tuple[Any, Outcome]:  # noqa: ANN401
@@ -166,7 +172,7 @@ class _Rewriter:
         try:
             if new.get("kind") == "List":
                 self.edit({**new, "items": [*new["items"], *services]})
-                self.result.parts[-1] = Part(self.part.text)
+                self.result.parts[-1] = self.part
             else:
                 beside = [part for service in services for part in _beside(self.document, service)]
                 self.result.parts += beside
@@ -245,7 +251,7 @@ def _beside(document: Document, service: Json) -> list[Part]:
     style = Style(document)
     if document.json:
         text = style.spread(service, "") if style.multiline else style.inline(service)
-        return [Part(style.eol), Part(text)]
+        return [Part(style.eol), Part(text, textstream.read(text, json=True))]
     lines = ["---", *([style.inline(service)] if style.json else style.entries(service, 0))]
     if textstream.ends_with_marker(document.text):
         lines.append("...")

@@ -60,6 +60,8 @@ def parse(text: str) -> Node | None:
         return _Composer(text).document()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
+        if error.context_mark and "unexpected end" in (error.problem or ""):
+            mark = error.context_mark  # where it was opened, not where it was missed at last
         what = ", ".join(part for part in (error.context, error.problem) if part)
         raise TextError(mark.line + 1 if mark else 1, f"not YAML: {what}", "a Kubernetes object") from None
     except yaml.reader.ReaderError as error:

@@ -1,6 +1,7 @@
 """Editing text by its positions: what is said changes, everything else stays, and there is a way back."""
 
 import json
+import re
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -358,6 +359,15 @@ values = st.recursive(
 roots = st.dictionaries(keys, values, min_size=1, max_size=4)
 
 
+PLAIN_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9./-]*")
+BLOCK = re.compile(r"[!-~][ -~]*\n[ -~\n]*")
+
+
+def quoted(value):
+    text = json.dumps(value, ensure_ascii=False)
+    return "".join(char if char.isprintable() else f"\\U{ord(char):08x}" for char in text)
+
+
 class Writer:
     def __init__(self, draw):
         self.pick = lambda *options: draw(st.sampled_from(options))
@@ -383,7 +393,7 @@ class Writer:
     def entries(self, pairs, column):
         lines = []
         for key, value in pairs.items():
-            name = self.pick(key, json.dumps(key)) if key not in {"on"} else json.dumps(key)
+            name = self.pick(key, quoted(key)) if PLAIN_KEY.fullmatch(key) else quoted(key)
             head = " " * column + name + ":"
             lines += self.between(column)
             lines += self.value(head, value, column, self.step, self.dash)
@@ -395,7 +405,7 @@ class Writer:
             if isinstance(value, dict):
                 return [head, *self.entries(value, column + step)]
             return [head, *self.items(value, column + dash)]
-        if isinstance(value, str) and value.strip() and "\n" in value and value[0] not in " \n":
+        if isinstance(value, str) and BLOCK.fullmatch(value):
             body = [" " * (column + step) + line if line else "" for line in value.split("\n")]
             if value.endswith("\n\n"):
                 return [head + " |+" + self.comment(), *body[:-1]]
@@ -428,13 +438,13 @@ class Writer:
     def flow(self, value):
         comma = self.pick(", ", ",", " , ")
         if isinstance(value, dict):
-            pairs = comma.join(f"{json.dumps(key)}: {self.flow(child)}" for key, child in value.items())
+            pairs = comma.join(f"{quoted(key)}: {self.flow(child)}" for key, child in value.items())
             return self.pick("{", "{ ") + pairs + self.pick("}", " }")
         if isinstance(value, list):
             return "[" + comma.join(map(self.flow, value)) + self.pick("]", " ]")
-        if isinstance(value, str) and "\n" not in value and "'" not in value and self.pick(True, False):
+        if isinstance(value, str) and value.isprintable() and "'" not in value and self.pick(True, False):
             return f"'{value}'"
-        return json.dumps(value, ensure_ascii=False)
+        return quoted(value)
 
 
 @st.composite
