@@ -54,9 +54,10 @@ def store(pytestconfig):
         with capture.global_and_fixture_disabled():
             print(f"\n{line}", file=sys.stderr, flush=True)
 
-    cgroup.remove_leftovers()
     with building.open_store(say) as store:
+        cgroup.remove_leftovers()
         yield store
+        cgroup.remove_leftovers()
 
 
 @pytest.fixture(scope="session")
