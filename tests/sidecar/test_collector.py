@@ -85,6 +85,7 @@ class FakeSource:
         self.clock = clock
         self.tcp_error = None
         self.udp_error = None
+        self.udp_held = {53, 33000, 33001}
 
     def tcp(self, kernel):
         self.clock.now += 0.25
@@ -95,7 +96,7 @@ class FakeSource:
     def udp_ports(self):
         if self.udp_error:
             raise self.udp_error
-        return {53, 33000, 33001}
+        return self.udp_held
 
 
 class Exporter:
@@ -322,6 +323,14 @@ def test_where_the_settings_fail_the_port_families_are_absent(exporter, caplog, 
     assert caplog.messages == [f"sockets could not be counted: {str(error) or type(error).__name__}"]
     exporter.settings_error = None
     assert_good(exporter.scrape())
+
+
+def test_an_error_of_our_own_leaves_no_family_behind_that_was_made_before_it(exporter, caplog):
+    exporter.best.udp_held = {70000}  # which is no port
+    samples = exporter.scrape()
+    assert not PORT_FAMILIES & set(samples)
+    assert own(samples, "collect_success") == 0
+    assert caplog.messages == ["sockets could not be counted: index out of range"]
 
 
 def test_where_everything_fails_the_exporter_still_tells_of_itself(exporter):

@@ -142,7 +142,9 @@ def test_no_source_is_left_untried(readers):
     assert sorted(readers.asked) == ["a", "b", "c"]
 
 
-def test_where_all_fail_the_error_has_each_ones_reason(readers):
+def test_where_all_fail_the_error_has_each_ones_reason_and_none_is_active(readers):
+    readers.read()
+    assert readers.fallback.active == "a"
     readers.breaks("abc")
     with pytest.raises(SourceError) as caught:
         readers.read()

@@ -292,6 +292,15 @@ def test_a_socket_of_an_impossible_length_is_an_error(reader, length, place):
 
 
 @BUFFERS
+@pytest.mark.parametrize("size", range(16, 88, 4))
+def test_a_socket_shorter_than_its_struct_is_an_error_and_not_read_from_the_next_one(reader, size, place):
+    short = dumps.message(KINDS[reader], bytes(size - 16))
+    assert len(short) == size
+    with pytest.raises(SourceError, match=f"and {size} bytes"):
+        read(reader, short + a_socket(reader) + dumps.done(), place)
+
+
+@BUFFERS
 @pytest.mark.parametrize("length", [0, 4, 16, 19, 21, 4096, (1 << 32) - 1])
 def test_done_of_an_impossible_length_is_an_error(reader, length, place):
     with pytest.raises(SourceError, match="control message of"):

@@ -364,6 +364,25 @@ def test_ten_destinations_are_named_also_where_each_has_many_local_addresses():
     ]
 
 
+def test_of_equally_full_destinations_the_lowest_address_comes_first():
+    sockets = [sock("192.0.2.1:10000", f"198.51.100.{host}:443") for host in (30, 2, 100, 10)]
+    assert list(usage(*sockets, kernel=HUNDRED).destinations) == [
+        f"198.51.100.{host} [443:https]" for host in (2, 10, 30, 100)
+    ]
+
+
+def test_a_destination_in_many_states_takes_one_place_among_the_ten():
+    sockets = connections(1, A, "LAST_ACK", first=10090)
+    for index, state in enumerate(["ESTABLISHED", "TIME_WAIT", "CLOSE_WAIT", "FIN_WAIT2"]):
+        sockets += connections(20, A, state, first=10000 + 20 * index)
+    for host in range(20, 29):
+        sockets += connections(5, f"198.51.100.{host}:443")
+    destinations = usage(*sockets, kernel=HUNDRED).destinations
+    assert len(destinations) == 10
+    assert destinations.pop(A_LABEL) == 0.81
+    assert set(destinations.values()) == {0.05}
+
+
 def test_pinned_ports_are_part_of_each_destinations_ratio():
     held = [sock(f"0.0.0.0:{port}", state="LISTEN") for port in (10090, 10091)]
     assert usage(*held, *connections(10, A), kernel=HUNDRED).destinations == {A_LABEL: 0.12}
