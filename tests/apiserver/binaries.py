@@ -76,9 +76,9 @@ def _cached(names: list[str], say: Say) -> dict[str, Path]:
     if all(path.exists() for path in paths.values()):
         return paths
     if go is None:
-        absent = ", ".join(name for name, path in paths.items() if not path.exists())
+        missing = ", ".join(name for name, path in paths.items() if not path.exists())
         raise UnavailableError(
-            f"no {absent}: set {ASSETS} to a folder with these, or install Go to build them into {folder}"
+            f"no {missing}: set {ASSETS} to a folder with these, or install Go to build them into {folder}"
         )
     folder.mkdir(parents=True, exist_ok=True)
     with _only_one(folder / ".lock", say):

@@ -45,15 +45,15 @@ class ApiError(Exception):
 
     @property
     def code(self) -> int:
-        return self.status.get("code", 0)
+        return int(self.status.get("code", 0))
 
     @property
     def reason(self) -> str:
-        return self.status.get("reason", "")
+        return str(self.status.get("reason", ""))
 
     @property
     def message(self) -> str:
-        return self.status.get("message", "")
+        return str(self.status.get("message", ""))
 
 
 class Client:
@@ -156,7 +156,8 @@ class Client:
         self, api_version: str, kind: str, name: str, namespace: str | None = None, *, subresource: str = ""
     ) -> Object:
         """Return one object."""
-        return self.request("GET", self.path(api_version, kind, name, namespace, subresource))
+        found: Object = self.request("GET", self.path(api_version, kind, name, namespace, subresource))
+        return found
 
     def find(self, api_version: str, kind: str, name: str, namespace: str | None = None) -> Object | None:
         """Return one object, or None if there is none."""
@@ -187,7 +188,8 @@ class Client:
     ) -> Object:
         """Delete one object; `propagation` Background, Foreground or Orphan needs the garbage collector."""
         query = {"propagationPolicy": propagation, "dryRun": "All" if dry_run else ""}
-        return self.request("DELETE", self.path(api_version, kind, name, namespace), query=query)
+        answer: Object = self.request("DELETE", self.path(api_version, kind, name, namespace), query=query)
+        return answer
 
     def delete_all(self, api_version: str, kind: str, namespace: str, *, labels: str = "") -> None:
         """Delete what matches in one namespace, without a grace period."""
@@ -255,7 +257,8 @@ class Client:
             **(query or {}),
         }
         content_type = PATCH_TYPES[type_] if type_ else "application/json"
-        return self.request(method, path, body, query=query, content_type=content_type)
+        answer: Object = self.request(method, path, body, query=query, content_type=content_type)
+        return answer
 
     def request(
         self,
@@ -294,7 +297,7 @@ class Client:
             raise
         self._last.warnings = _warnings(response.headers.get_all("Warning", []))
         is_json = response.headers.get_content_type() == "application/json"
-        answer = json.loads(content) if is_json else content
+        answer: Any = json.loads(content) if is_json else content
         if response.status >= http.client.BAD_REQUEST:
             no_status = {"code": response.status, "reason": response.reason, "message": content}
             raise ApiError(answer if is_json else no_status, self.warnings)

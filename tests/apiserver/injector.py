@@ -26,7 +26,8 @@ SERVE = ("-m", "webhook", "serve")
 
 def configuration() -> Object:
     """Return the webhook configuration that operators apply."""
-    return yaml.safe_load(MANIFEST.read_text())
+    written: Object = yaml.safe_load(MANIFEST.read_text())
+    return written
 
 
 class Injector:
@@ -68,6 +69,7 @@ class Injector:
             self.process = Child("injector", command, folder / "log", environment)
             stack.callback(self.process.stop)
             listening = eventually("the injector to listen", self._listening)
+            assert listening is not None
             self.port, self.probe_port = listening["port"], listening["probe_port"]
             self._stack = stack.pop_all()
         return self

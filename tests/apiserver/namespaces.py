@@ -2,6 +2,7 @@
 
 import contextlib
 import http.client
+from collections.abc import Iterator
 
 from tests.apiserver.client import ApiError, Client
 
@@ -46,7 +47,7 @@ def _empty(api: Client, name: str) -> None:
 
 
 @contextlib.contextmanager
-def _tolerating(*codes: int):
+def _tolerating(*codes: int) -> Iterator[None]:
     try:
         yield
     except ApiError as error:

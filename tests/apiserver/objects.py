@@ -93,10 +93,11 @@ def workload(
 
 def template(obj: Object) -> Object:
     """Return the pod template of a workload."""
-    if obj["kind"] == "PodTemplate":
-        return obj["template"]
-    spec = obj["spec"]["jobTemplate"]["spec"] if obj["kind"] == "CronJob" else obj["spec"]
-    return spec["template"]
+    holder = obj if obj["kind"] == "PodTemplate" else obj["spec"]
+    if obj["kind"] == "CronJob":
+        holder = holder["jobTemplate"]["spec"]
+    found: Object = holder["template"]
+    return found
 
 
 def stamp(obj: Object) -> tuple[str | None, str | None]:
@@ -120,7 +121,7 @@ def containers(obj: Object) -> list[str]:
 
 def is_injected(obj: Object) -> bool:
     """Tell whether the pod has the exporter, once, and says so."""
-    marked = obj["metadata"].get("labels", {}).get(names.INJECTED_LABEL) == "true"
+    marked: bool = obj["metadata"].get("labels", {}).get(names.INJECTED_LABEL) == "true"
     found = len(exporters(obj)), marked, status.read(obj) is not None
     assert found in ((0, False, False), (1, True, True)), f"half injected: {found}"
     return marked

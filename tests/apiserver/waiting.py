@@ -25,12 +25,13 @@ def eventually(
         AssertionError: the deadline passed; the message says what was awaited and what was seen last.
     """
     end = time.monotonic() + deadline
+    not_yet: tuple[type[Exception], ...] = (AssertionError, *tolerate)
     while True:
         problem: Exception | None = None
         result = None
         try:
             result = condition()
-        except (AssertionError, *tolerate) as error:
+        except not_yet as error:
             problem = error
         if result and problem is None:
             return result
