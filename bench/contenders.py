@@ -25,6 +25,7 @@ NODE_EXPORTER = "prometheus-node-exporter"
 
 _EXPORTER_PORT, _NODE_EXPORTER_PORT = 9999, 9100
 _START_TIMEOUT = 20.0
+_TRIES_TO_WATCH = 5  # a short run may end before it is looked at
 _SETTLE = 0.002  # seconds in which a server may finish with a connection that its client has done with
 
 
@@ -80,15 +81,16 @@ class SsReader(Reader):
         self._namespace = namespace
 
     def peak_rss(self) -> int:
-        """Run the command once more, and watch its memory as long as it has something to say."""
+        """Run the command again, and watch its memory as long as it has something to say."""
         highest = 0
-        with _start(self._namespace, ["ss", "-tan"], {}, stdout=subprocess.PIPE) as program:
-            assert program.stdout is not None
-            while program.stdout.read(1 << 12):
-                try:
-                    highest = max(highest, process.peak_rss(program.pid))
-                except (ProcessLookupError, FileNotFoundError):  # it ended; its last words are in the pipe
-                    break
+        for _ in range(_TRIES_TO_WATCH):
+            with _start(self._namespace, ["ss", "-tan"], {}, stdout=subprocess.PIPE) as program:
+                assert program.stdout is not None
+                while program.stdout.read(1 << 12):
+                    try:
+                        highest = max(highest, process.peak_rss(program.pid))
+                    except (ProcessLookupError, FileNotFoundError):  # its last words are still in the pipe
+                        break
         return highest
 
 
