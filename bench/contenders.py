@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import shutil
 import subprocess
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -25,7 +27,7 @@ NODE_EXPORTER = "prometheus-node-exporter"
 
 _EXPORTER_PORT, _NODE_EXPORTER_PORT = 9999, 9100
 _START_TIMEOUT = 20.0
-_TRIES_TO_WATCH = 5  # a short run may end before it is looked at
+_PIPE_SIZE = 4096  # the smallest, so that also a short output waits in it
 _SETTLE = 0.002  # seconds in which a server may finish with a connection that its client has done with
 
 
@@ -81,16 +83,19 @@ class SsReader(Reader):
         self._namespace = namespace
 
     def peak_rss(self) -> int:
-        """Run the command again, and watch its memory as long as it has something to say."""
+        """Run the command once more, and look at its memory whenever it waits for us to read on."""
         highest = 0
-        for _ in range(_TRIES_TO_WATCH):
-            with _start(self._namespace, ["ss", "-tan"], {}, stdout=subprocess.PIPE) as program:
-                assert program.stdout is not None
-                while program.stdout.read(1 << 12):
-                    try:
-                        highest = max(highest, process.peak_rss(program.pid))
-                    except (ProcessLookupError, FileNotFoundError):  # its last words are still in the pipe
-                        break
+        with _start(
+            self._namespace, ["ss", "-tan"], {}, stdout=subprocess.PIPE, pipesize=_PIPE_SIZE
+        ) as program:
+            assert program.stdout is not None
+            output = program.stdout.fileno()
+            more = b"-"
+            while more:
+                select.select([output], [], [])
+                with suppress(ProcessLookupError):  # it ended; its last words are in the pipe
+                    highest = max(highest, process.peak_rss(program.pid))
+                more = os.read(output, _PIPE_SIZE)
         return highest
 
 
