@@ -87,13 +87,14 @@ def churn_families(pod_name: str, churn: Churn) -> Iterator[Metric]:
         pod_name,
         churn.failed,
     )
-    yield _counter(
-        "port_time_wait_overflow",
-        "TCP connections closed without TIME_WAIT because net.ipv4.tcp_max_tw_buckets were in use"
-        " (TCPTimeWaitOverflow).",
-        pod_name,
-        churn.time_wait_overflow,
-    )
+    if churn.time_wait_overflow is not None:
+        yield _counter(
+            "port_time_wait_overflow",
+            "TCP connections closed without TIME_WAIT because net.ipv4.tcp_max_tw_buckets were in use"
+            " (TCPTimeWaitOverflow).",
+            pod_name,
+            churn.time_wait_overflow,
+        )
 
 
 def _gauges(name: str, documentation: str, labels: list[str], samples: Samples) -> Metric:

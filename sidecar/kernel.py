@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from pathlib import Path
 
 from sidecar import procnet
@@ -14,13 +15,13 @@ IANA_DYNAMIC_PORTS = LocalPorts(49152, 65535)
 """RFC 6335, what macOS and Windows use."""
 
 
-def read_settings(root: Path = Path("/proc")) -> KernelSettings:
+def read_settings(root: Path = Path("/proc"), platform: str = sys.platform) -> KernelSettings:
     """Read the settings of this network namespace.
 
     Raises:
         SourceError: the range of local ports cannot be read, on a kernel that has ``/proc``.
     """
-    if not (root / "self").exists():
+    if platform != "linux" and not (root / "self").exists():
         return KernelSettings(IANA_DYNAMIC_PORTS)
     ipv4 = root / "sys/net/ipv4"
     try:
@@ -43,12 +44,15 @@ def read_churn(root: Path = Path("/proc")) -> Churn:
     """
     with (root / "net/snmp").open() as lines:
         tcp = procnet.parse_counters("snmp", lines, "Tcp")
-    with (root / "net/netstat").open() as lines:
-        extended = procnet.parse_counters("netstat", lines, "TcpExt")
     try:
-        return Churn(tcp["ActiveOpens"], tcp["AttemptFails"], extended["TCPTimeWaitOverflow"])
+        with (root / "net/netstat").open() as lines:
+            extended = procnet.parse_counters("netstat", lines, "TcpExt")
+    except (OSError, SourceError):
+        extended = {}  # gVisor has the names without the values
+    try:
+        return Churn(tcp["ActiveOpens"], tcp["AttemptFails"], extended.get("TCPTimeWaitOverflow"))
     except KeyError as name:
-        raise SourceError(f"snmp, netstat: no {name} among the counters") from None
+        raise SourceError(f"snmp: no {name} among the counters") from None
 
 
 def _text(path: Path, default: str) -> str:

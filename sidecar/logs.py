@@ -40,6 +40,8 @@ def set_up(level: str, log_format: str) -> None:
         else logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
     )
     logging.basicConfig(level=level, handlers=[handler], force=True)
+    # It would log a line for each of many requests that come at once.
+    logging.getLogger("waitress.queue").setLevel(logging.ERROR)
 
 
 class RateLimit:

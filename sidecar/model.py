@@ -119,11 +119,11 @@ class KernelSettings:
 
 @dataclass(frozen=True)
 class Churn:
-    """The namespace's own counters: ``ActiveOpens``, ``AttemptFails`` and ``TCPTimeWaitOverflow``."""
+    """The namespace's own: ``ActiveOpens``, ``AttemptFails``, and, if known, ``TCPTimeWaitOverflow``."""
 
     opened: int
     failed: int
-    time_wait_overflow: int
+    time_wait_overflow: int | None
 
 
 Counts = dict[bytes, int]

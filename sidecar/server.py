@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import itertools
 import logging
+import resource
 import socket
 import time
 from html import escape
@@ -20,6 +21,7 @@ import waitress.server
 from prometheus_client import make_wsgi_app
 
 from sidecar import __version__
+from sidecar.unsent import UnsentAnswers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -27,11 +29,13 @@ if TYPE_CHECKING:
 
     from prometheus_client import CollectorRegistry
 
+    _Write = Callable[[bytes], object]
+    _Answer = tuple[str, list[tuple[str, str]], bytes]
+
 log = logging.getLogger(__name__)
 
 _LIMITS: dict[str, Any] = {
     "threads": 4,  # scrapes share a collection, so that more of them would only wait
-    "connection_limit": 512,
     "channel_timeout": 10,  # seconds after which a connection on which nothing moves is closed
     "cleanup_interval": 5,
     "asyncore_use_poll": True,  # select() ends at file descriptor 1024
@@ -42,6 +46,9 @@ _LIMITS: dict[str, Any] = {
     "outbuf_overflow": 64 << 20,
     "ident": "",
 }
+_MAX_CONNECTIONS = 512
+_OTHER_FILES = 32
+_MAX_UNSENT = 8 << 20
 _LISTEN_BACKLOG = 128
 _RETRY_DELAYS = (1.0, 2.0, 4.0, 8.0, 15.0)
 
@@ -70,28 +77,35 @@ def make_app(registry: CollectorRegistry, pod_name: str) -> WSGIApplication:
     """Return the WSGI application: ``/metrics`` in the format the client asks for, a page at ``/``."""
     metrics = make_wsgi_app(registry)
     page = _PAGE.format(pod_name=escape(pod_name), version=__version__).encode()
+    unsent = UnsentAnswers(_MAX_UNSENT)
 
-    def answer(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    def answer(environ: WSGIEnvironment) -> _Answer:
         path = environ.get("PATH_INFO")
         if path not in ("/", "/metrics"):
-            return _text(start_response, HTTPStatus.NOT_FOUND, b"not found; the metrics are at /metrics\n")
+            return _text(HTTPStatus.NOT_FOUND, "not found; the metrics are at /metrics")
         if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
-            return _text(
-                start_response,
-                HTTPStatus.METHOD_NOT_ALLOWED,
-                b"expected GET or HEAD\n",
-                ("Allow", "GET, HEAD"),
-            )
+            return _text(HTTPStatus.METHOD_NOT_ALLOWED, "expected GET or HEAD", ("Allow", "GET, HEAD"))
         if path == "/":
-            start_response("200 OK", [("Content-Type", "text/html; charset=utf-8")])
-            return [page]
+            return "200 OK", [("Content-Type", "text/html; charset=utf-8")], page
         # The library knows no HEAD, and its filter by name needs names that are only known after a scrape.
-        body: Iterable[bytes] = metrics(
-            {**environ, "REQUEST_METHOD": "GET", "QUERY_STRING": ""}, start_response
-        )
-        return body
+        request = {**environ, "REQUEST_METHOD": "GET", "QUERY_STRING": ""}
+        try:
+            return _call(metrics, request)
+        except (TypeError, ValueError):
+            # The library trusts the versions in an Accept header to be numbers.
+            return _call(metrics, {**request, "HTTP_ACCEPT": ""})
 
-    return _answers_head(answer)
+    def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        status, headers, body = answer(environ)
+        waiting = unsent.admit(environ, body)
+        if waiting is None:
+            status, headers, body = _text(HTTPStatus.SERVICE_UNAVAILABLE, "other clients do not read answers")
+            waiting = [body]
+        # HEAD gets the headers of GET, Content-Length included (RFC 9110 9.3.2).
+        start_response(status, [*headers, ("Content-Length", str(len(body)))])
+        return [] if environ["REQUEST_METHOD"] == "HEAD" else waiting
+
+    return app
 
 
 def serve(app: WSGIApplication, address: str, port: int) -> NoReturn:
@@ -101,7 +115,9 @@ def serve(app: WSGIApplication, address: str, port: int) -> NoReturn:
         # The exporter never exits because something failed.
         try:
             with listener:
-                waitress.server.create_server(app, sockets=[listener], **_LIMITS).run()
+                waitress.server.create_server(
+                    app, sockets=[listener], connection_limit=_max_connections(), **_LIMITS
+                ).run()
         except Exception:
             log.exception("server failed; it is started again")
             time.sleep(_RETRY_DELAYS[0])
@@ -136,35 +152,40 @@ def _listen_patiently(address: str, port: int, sleep: Callable[[float], None] = 
             log.error("cannot listen on port %d: %s; next try in %g s", port, error, delay)  # noqa: TRY400
             sleep(delay)
         else:
+            _drop_who_does_not_read(listener)
             log.info("serving on %s port %d", address or "all addresses,", port)
             return listener
     raise AssertionError  # the delays never end
 
 
-def _text(
-    start_response: StartResponse, status: HTTPStatus, body: bytes, *headers: tuple[str, str]
-) -> Iterable[bytes]:
-    start_response(
-        f"{status.value} {status.phrase}", [("Content-Type", "text/plain; charset=utf-8"), *headers]
-    )
-    return [body]
+def _drop_who_does_not_read(listener: socket.socket) -> None:
+    # waitress closes idle connections, but waits to be able to write to them first, which is never where the
+    # client does not read. The kernel does not wait. Connections have the option from their listener.
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _LIMITS["channel_timeout"] * 1000)
 
 
-def _answers_head(app: WSGIApplication) -> WSGIApplication:
-    """Answer HEAD with the headers of GET, Content-Length included (RFC 9110 9.3.2)."""
+def _text(status: HTTPStatus, sentence: str, *headers: tuple[str, str]) -> _Answer:
+    content_type = ("Content-Type", "text/plain; charset=utf-8")
+    return f"{status.value} {status.phrase}", [content_type, *headers], f"{sentence}\n".encode()
 
-    def wrapped(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        status, headers = "", []
 
-        def remember(
-            new_status: str, new_headers: list[tuple[str, str]], *_: object
-        ) -> Callable[[bytes], object]:
-            nonlocal status, headers
-            status, headers = new_status, new_headers
-            return lambda _: None
+def _call(app: WSGIApplication, environ: WSGIEnvironment) -> _Answer:
+    status, headers = "", []
 
-        body = b"".join(app(environ, remember))
-        start_response(status, [*headers, ("Content-Length", str(len(body)))])
-        return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
+    def remember(
+        its_status: str, its_headers: list[tuple[str, str]], *_: object
+    ) -> Callable[[bytes], object]:
+        nonlocal status, headers
+        status, headers = its_status, its_headers
+        return lambda _: None
 
-    return wrapped
+    body = b"".join(app(environ, remember))
+    return status, headers, body
+
+
+def _max_connections() -> int:
+    """Return how many connections are taken: not so many that no file descriptor is left for a scrape."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    unlimited = files == resource.RLIM_INFINITY
+    return _MAX_CONNECTIONS if unlimited else max(8, min(_MAX_CONNECTIONS, files - _OTHER_FILES))

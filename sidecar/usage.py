@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from heapq import nlargest, nsmallest
+from heapq import nsmallest
 from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING
 
@@ -154,24 +154,27 @@ def _fullest_destinations(sockets: TcpSockets, time_wait_reuse: int) -> list[tup
             if ephemeral and of_family == family
         ]
         local_addresses = {flow[2:18] for _, counts in tables for flow in counts}
-        fullest = nlargest(
+        fullest = nsmallest(
             MAX_DESTINATIONS * len(local_addresses),
-            _connections_by_flow(tables, _reuses_time_wait(family, time_wait_reuse)),
+            _negative_connections_by_flow(tables, _reuses_time_wait(family, time_wait_reuse)),
         )
-        result += [(connections, (family, flow_remote(flow))) for connections, flow in fullest]
+        result += [(-fewer, (family, flow_remote(flow))) for fewer, flow in fullest]
     # Of equally full ones the lowest addresses win, as above.
     return sorted(result, key=lambda item: (-item[0], item[1]))
 
 
-def _connections_by_flow(
+def _negative_connections_by_flow(
     tables: list[tuple[bool, Counts]], reuses: Callable[[bytes], bool]
 ) -> Iterator[tuple[int, bytes]]:
-    """Add up each flow's connections over its states; ``tables`` are (of aged TIME_WAIT, counts)."""
+    """Add up each flow's connections over its states, below zero, so that the smallest is the fullest.
+
+    The ``tables`` are (of aged TIME_WAIT, counts).
+    """
     for index, (_, counts) in enumerate(tables):
         for flow in counts:
             if not any(flow in earlier for _, earlier in tables[:index]):
                 yield (
-                    sum(more.get(flow, 0) for aged, more in tables[index:] if not (aged and reuses(flow))),
+                    -sum(more.get(flow, 0) for aged, more in tables[index:] if not (aged and reuses(flow))),
                     flow,
                 )
 

@@ -98,6 +98,12 @@ def test_who_asks_for_anything_else_gets_text(ask, accept):
     assert ask("/metrics", accept=accept)[::2] == ("200 OK", TEXT)
 
 
+@pytest.mark.parametrize("version", ["x", "1.x.0"])
+def test_who_asks_for_a_version_that_is_none_gets_text(ask, version):
+    status, _, body = ask("/metrics", accept=f"application/openmetrics-text;version={version}")
+    assert (status, body) == ("200 OK", TEXT)
+
+
 def test_metrics_are_compressed_for_who_can_read_it(ask):
     status, headers, body = ask("/metrics", accept_encoding="deflate, gzip;q=1.0")
     assert status == "200 OK"
@@ -306,6 +312,6 @@ def test_a_port_is_awaited_for_ever_and_at_most_15_seconds_at_a_time():
 
 def test_the_limits_are_there():
     # What they do is proved on sockets, in the kernel tier.
-    assert server._LIMITS["connection_limit"] <= 1024
+    assert 200 < server._MAX_CONNECTIONS <= 1024
     assert server._LIMITS["channel_timeout"] <= 30
     assert server._LIMITS["max_request_body_size"] < server._LIMITS["inbuf_overflow"]  # never a file
