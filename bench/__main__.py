@@ -22,8 +22,14 @@ def _reviews(*, quick: bool) -> None:
     reviews.run(1.0 if quick else reviews.SECONDS)
 
 
+def _creations(*, quick: bool) -> None:
+    from bench import creations
+
+    creations.run(60 if quick else creations.PAIRS)
+
+
 # Each imports what it needs itself: the exporter's figures do not depend on the injector's packages.
-_SECTIONS = {"sockets": _sockets, "reviews": _reviews}
+_SECTIONS = {"sockets": _sockets, "reviews": _reviews, "creations": _creations}
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ from typing import Final
 from webhook import names, shape
 from webhook.config import Settings, overrides
 from webhook.decision import Decision, decide
-from webhook.injection import inject
+from webhook.injection import inject, mended
 from webhook.names import Action, Reason
 from webhook.shape import Json
 from webhook.stamp import stamp
@@ -36,6 +36,8 @@ def answer_pod(pod: Json, namespace: Json, operation: str, settings: Settings) -
     decision = decide(pod, namespace, settings)
     if decision.action is Action.INJECT:
         return Answer(inject(pod, settings), decision, tuple(_said(overrides(pod, settings)[1])))
+    if decision.reason is Reason.ALREADY_INJECTED:
+        return Answer(mended(pod), decision)
     return Answer(pod, decision, tuple(_said(_objections(pod, decision))))
 
 

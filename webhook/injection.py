@@ -86,6 +86,23 @@ def inject(pod: Json, settings: Settings, workload: str | None = None) -> Json:
     return edit.pod
 
 
+def mended(pod: Json) -> Json:
+    """Return an injected pod with our native sidecar still one; any other pod comes back itself.
+
+    Webhooks that pass pods through typed models from before 1.29 drop the `restartPolicy` of init containers.
+    Without it the application would wait for ours to end, for ever.
+    """
+    done = status.read(pod)
+    if done is None or done.mode is not Mode.NATIVE:
+        return pod
+    spec = pod["spec"]
+    ours = [item for item in shape.mappings(spec["initContainers"]) if item.get("name") == done.container]
+    if all(item.get("restartPolicy") == "Always" for item in ours):
+        return pod
+    mend = [{**item, "restartPolicy": "Always"} if item in ours else item for item in spec["initContainers"]]
+    return {**pod, "spec": {**spec, "initContainers": mend}}
+
+
 def uninject(pod: Json) -> Json:
     """Return the pod as it was before `inject`; a pod without an injected exporter comes back as it is.
 

@@ -147,7 +147,7 @@ class AdmissionServer:
             self._telemetry.refused(413)
             limit = self._serving.max_bytes
             return web.Response(status=413, text=f"review: too large; expected at most {limit} bytes\n")
-        except TimeoutError:
+        except (TimeoutError, ConnectionError):  # the latter hears no answer, and is no failure of ours
             self._telemetry.refused(408)
             return web.Response(status=408, text="review: its end did not arrive\n")
 

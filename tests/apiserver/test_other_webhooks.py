@@ -232,6 +232,18 @@ def test_a_native_sidecar_stays_one_beside_another(api, namespace, injector, bes
     assert policies == {"proxy": "Always", "metrics": "Always"}
 
 
+def test_a_webhook_that_drops_what_it_does_not_know_leaves_the_native_sidecar_one(
+    api, namespace, injector, beside
+):
+    def drop(obj):
+        for item in obj["spec"].get("initContainers", []):
+            item.pop("restartPolicy", None)
+
+    beside(AFTER, drop)
+    [ours] = exporters(api.create(pod(namespace, inject="true", restartPolicy="Never")))
+    assert ours.get("restartPolicy") == "Always"
+
+
 @BOTH_ORDERS
 def test_a_webhook_that_changes_templates_and_ours_both_have_their_say(
     api, namespace, injector, beside, order
