@@ -12,7 +12,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -163,8 +163,7 @@ class TcpSockets:
                 known[flow] = known.get(flow, 0) + count
 
 
-@dataclass(frozen=True)
-class Socket:
+class Socket(NamedTuple):
     """One TCP socket, for the sources that are read row by row. ``aged`` as in ``AGED_TIME_WAIT``."""
 
     family: int

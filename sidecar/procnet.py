@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _TICK_MS = 10  # USER_HZ is 100 on every architecture that Linux still runs on
 _HEX_DIGITS = b"0123456789ABCDEFabcdef"
+_STATES = {b"%02X" % state: state for state in TcpState}
 _ADDRESS_DIGITS = {8: AF_INET, 32: AF_INET6}
 
 
@@ -38,15 +39,13 @@ def parse_tcp(name: str, lines: Iterable[bytes], aged_below: int = -1) -> Iterat
     """
     for row in _rows(name, lines):
         try:
-            family, local, local_port = _endpoint(row[1])
-            remote_family, remote, remote_port = _endpoint(row[2])
-            state = TcpState(int(row[3], 16))
-            aged = state is TcpState.TIME_WAIT and int(row[5].partition(b":")[2], 16) * _TICK_MS <= aged_below
-            if family != remote_family:
-                raise ValueError
-        except (ValueError, IndexError, struct.error):
+            local, _, port = row[1].partition(b":")
+            family, flow = _flow(local, row[2])
+            state, local_port = _STATES[row[3]], _port(port)
+            aged = state == TcpState.TIME_WAIT and int(row[5].partition(b":")[2], 16) * _TICK_MS <= aged_below
+        except (ValueError, LookupError, struct.error):
             raise SourceError(f"{name}: {b' '.join(row)!r}; expected the row of a TCP socket") from None
-        yield Socket(family, state, local_port, make_flow(local, remote, remote_port), aged)
+        yield Socket(family, state, local_port, flow, aged)
 
 
 def parse_udp_ports(name: str, lines: Iterable[bytes]) -> Iterator[int]:
@@ -75,12 +74,31 @@ def _rows(name: str, lines: Iterable[bytes]) -> Iterator[list[bytes]]:
 
 def _endpoint(text: bytes) -> tuple[int, bytes, int]:
     address, _, port = text.partition(b":")
-    family = _ADDRESS_DIGITS.get(len(address))
-    # int() would also take a sign, and a port below zero.
-    if family is None or len(port) != 4 or text.translate(None, _HEX_DIGITS) != b":":
+    return *_address(address), _port(port)
+
+
+@lru_cache(maxsize=4096)  # connections have few remotes, seldom one each
+def _flow(local: bytes, remote: bytes) -> tuple[int, bytes]:
+    family, packed = _address(local)
+    remote_family, remote_packed, remote_port = _endpoint(remote)
+    if family != remote_family:
+        raise ValueError(remote)
+    return family, make_flow(packed, remote_packed, remote_port)
+
+
+def _address(text: bytes) -> tuple[int, bytes]:
+    family = _ADDRESS_DIGITS.get(len(text))
+    if family is None or text.strip(_HEX_DIGITS):
         raise ValueError(text)
-    words = [int(address[start : start + 8], 16) for start in range(0, len(address), 8)]
-    return family, struct.pack(f"={len(words)}I", *words), int(port, 16)
+    words = [int(text[start : start + 8], 16) for start in range(0, len(text), 8)]
+    return family, struct.pack(f"={len(words)}I", *words)
+
+
+def _port(text: bytes) -> int:
+    # int() would also take a sign, and a port below zero.
+    if len(text) != 4 or text.strip(_HEX_DIGITS):
+        raise ValueError(text)
+    return int(text, 16)
 
 
 @lru_cache(maxsize=1)  # scrape after scrape the same text; what is derived from it is kept with it

@@ -41,6 +41,7 @@ import errno
 import struct
 import sys
 from collections import defaultdict
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from sidecar.model import (
@@ -262,6 +263,7 @@ def _swap(port: int) -> int:
     return port if sys.byteorder == "big" else (port & 0xFF) << 8 | port >> 8
 
 
+@lru_cache(maxsize=1)  # the same table scrape after scrape
 def _swap_table(table: bytes) -> bytes:
     """Order a table of 65536 bytes, one for each port, by the ports' other byte order."""
     return table if sys.byteorder == "big" else b"".join(table[low::256] for low in range(256))

@@ -38,6 +38,7 @@ MAX_DESTINATIONS = 10
 
 _REUSE_ALWAYS, _REUSE_ON_LOOPBACK = 1, 2  # net.ipv4.tcp_tw_reuse
 _LOOPBACK_NET, _LOOPBACK_6 = 127, bytes(15) + b"\1"
+_NO_ADDRESS = bytes(16)
 
 Remote = tuple[int, bytes]
 """Family, and `flow_remote`."""
@@ -86,14 +87,15 @@ def tcp_usage(
         names: port names; these ports are a server's even inside the ephemeral range.
         max_remotes: how many remotes, the largest ones, are named; the others are counted as `OTHER`.
     """
-    named, folded = _largest_remotes(sockets, kernel.ports, names, max_remotes)
+    key_of = {family: _remote_key(sockets, family) for family in (AF_INET, AF_INET6)}
+    named, folded = _largest_remotes(sockets, key_of, kernel.ports, names, max_remotes)
     used: Counter[tuple[str, str]] = Counter()
     for state, count in sockets.served.items():
         used[OTHER, STATE_NAMES[state]] += count
     for (_, family, state), counts in sockets.flows.items():
-        state_name = STATE_NAMES[state]
+        state_name, labels, remote_key = STATE_NAMES[state], named[family], key_of[family]
         for flow, count in counts.items():
-            used[named.get((family, flow_remote(flow)), OTHER), state_name] += count
+            used[labels.get(remote_key(flow), OTHER), state_name] += count
 
     available = kernel.ports.available
     pinned = _count_usable(sockets.listening | sockets.bound, kernel.ports)
@@ -119,25 +121,43 @@ def format_remote(remote: Remote, names: Mapping[int, str]) -> str:
     return f"{address} [{port}:{names.get(port, UNKNOWN)}]"
 
 
+def _remote_key(sockets: TcpSockets, family: int) -> Callable[[bytes], bytes]:
+    """Return what makes a flow the key of its remote: it takes the local address away.
+
+    With one local address, as most pods have, the flow itself is that key: 2 MiB less for 28,000 remotes.
+    """
+    flows = [counts for (_, of_family, _), counts in sockets.flows.items() if of_family == family]
+    first = next((flow[2:18] for counts in flows for flow in counts), b"")
+    if all(flow.startswith(first, 2) for counts in flows for flow in counts):
+        return lambda flow: flow
+    return lambda flow: flow[:2] + _NO_ADDRESS + flow[18:]
+
+
 def _largest_remotes(
-    sockets: TcpSockets, ports: LocalPorts, names: Mapping[int, str], max_remotes: int
-) -> tuple[dict[Remote, str], int]:
-    """Return the label of each remote that gets one, and how many could have had one but for the cap."""
-    totals: dict[int, Counts] = {AF_INET: {}, AF_INET6: {}}
+    sockets: TcpSockets,
+    key_of: Mapping[int, Callable[[bytes], bytes]],
+    ports: LocalPorts,
+    names: Mapping[int, str],
+    max_remotes: int,
+) -> tuple[dict[int, dict[bytes, str]], int]:
+    """Return the labels of the remotes that get one, and how many could have had one but for the cap.
+
+    The labels are by family and by the key that ``key_of`` makes of a flow.
+    """
+    totals: dict[int, Counts] = {family: {} for family in key_of}
     for (_, family, _), counts in sockets.flows.items():
-        by_remote = totals[family]
+        by_remote, remote_key = totals[family], key_of[family]
         for flow, count in counts.items():
             port = int.from_bytes(flow[:2], "big")
             if not ports.spans(port) or port in names:
-                remote = flow_remote(flow)
-                by_remote[remote] = by_remote.get(remote, 0) + count
+                key = remote_key(flow)
+                by_remote[key] = by_remote.get(key, 0) + count
     # Of equally large ones the lowest addresses win, so that one scrape agrees with the next.
-    candidates = ((-count, family, remote) for family in totals for remote, count in totals[family].items())
-    labels = {
-        (family, remote): format_remote((family, remote), names)
-        for _, family, remote in nsmallest(max_remotes, candidates)
-    }
-    return labels, sum(map(len, totals.values())) - len(labels)
+    candidates = ((-count, family, key) for family in totals for key, count in totals[family].items())
+    labels: dict[int, dict[bytes, str]] = {family: {} for family in key_of}
+    for _, family, key in nsmallest(max_remotes, candidates):
+        labels[family][key] = format_remote((family, flow_remote(key)), names)
+    return labels, sum(map(len, totals.values())) - sum(map(len, labels.values()))
 
 
 def _fullest_destinations(sockets: TcpSockets, time_wait_reuse: int) -> list[tuple[int, Remote]]:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from tests.webhook import strategies
 from webhook import identity, names
 from webhook.config import Mode, Settings
-from webhook.injection import NotAPodError, inject, uninject
+from webhook.injection import NotAPodError, inject, mended, uninject
 
 SETTINGS = Settings(image="example.test/metrics-sidecar:1")
 
@@ -220,3 +220,19 @@ def test_a_pod_says_whose_it_is(seen, workload):
 def test_the_caller_may_know_better_whose_it_is():
     injected = inject(pod(), SETTINGS, workload="deployment.web")
     assert injected["metadata"]["labels"][names.WORKLOAD_LABEL] == "deployment.web"
+
+
+def test_a_native_sidecar_that_lost_its_restart_policy_is_mended():
+    injected = inject(pod(restartPolicy="Never"), SETTINGS)
+    [ours] = injected["spec"]["initContainers"]
+    broken = copy.deepcopy(injected)
+    del broken["spec"]["initContainers"][0]["restartPolicy"]
+    assert ours["restartPolicy"] == "Always"
+    assert mended(broken) == injected
+
+
+@given(strategies.pods)
+def test_what_is_whole_is_not_mended(seen):
+    injected = inject(seen, SETTINGS)
+    assert mended(seen) is seen
+    assert mended(injected) is injected
