@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final
 
-from webhook import config, textstream
+from webhook import config
 from webhook.offlineobject import Outcome, Request
 from webhook.offlinetext import Known, Result, rewrite
-from webhook.textlines import Lines
-from webhook.textstream import Part
+from webhook.text import stream
+from webhook.text.lines import Lines
+from webhook.text.stream import Part
 
 SUFFIXES: Final = (".yaml", ".yml", ".json")
 _STDIN: Final = "-"
@@ -102,7 +103,7 @@ class _File:
         except UnicodeDecodeError:
             codec, errors = "utf-8", "surrogateescape"
             text = content.decode(codec, errors)
-        return cls(name, path, content, text, codec, errors, textstream.split(text))
+        return cls(name, path, content, text, codec, errors, stream.split(text))
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -242,7 +243,7 @@ def _print_joined(out: IO[bytes], results: list[tuple[_File, Result]]) -> None:
             text = piece.removeprefix("\ufeff")
             if not text.strip():
                 continue
-            text = text if ended else textstream.separator(text) + text
+            text = text if ended else stream.separator(text) + text
             out.write(text.encode("utf-8", "surrogateescape"))
             if not Lines(text).ended:
                 out.write(Lines(text).eol.encode())

@@ -13,7 +13,7 @@ from webhook.service import NoServiceError, build_service
 from webhook.shape import Json
 from webhook.stamp import stamp
 from webhook.status import read
-from webhook.textnode import same
+from webhook.text.node import same
 from webhook.workload import get, is_owned_replicaset, put, template_path
 
 # On the Services that `--with-service` writes, so that `uninject` takes away those and no others.

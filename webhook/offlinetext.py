@@ -4,15 +4,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from webhook import offlineobject, shape, textstream
+from webhook import offlineobject, shape
 from webhook.offlineobject import Done, Note, Outcome, Request
 from webhook.patch import diff
 from webhook.shape import Json
-from webhook.textedit import change
-from webhook.textlines import chomp
-from webhook.textnode import TextError, plain, same
-from webhook.textstream import Document, Part
-from webhook.textstyle import Style
+from webhook.text import stream
+from webhook.text.edit import change
+from webhook.text.lines import chomp
+from webhook.text.node import TextError, plain, same
+from webhook.text.stream import Document, Part
+from webhook.text.style import Style
 
 ServiceKey: TypeAlias = tuple[str, str]
 """The namespace and the name of a Service."""
@@ -251,14 +252,14 @@ def _beside(document: Document, service: Json) -> list[Part]:
     style = Style(document)
     if document.json:
         text = style.spread(service, "") if style.multiline else style.inline(service)
-        return [Part(style.eol), Part(text, textstream.read(text, json=True))]
+        return [Part(style.eol), Part(text, stream.read(text, json=True))]
     lines = ["---", *([style.inline(service)] if style.json else style.entries(service, 0))]
-    if textstream.ends_with_marker(document.text):
+    if stream.ends_with_marker(document.text):
         lines.append("...")
     text = style.eol.join(lines)
     if style.lines.ended:
         return [Part(text + style.eol)]
-    after = textstream.read(document.text + style.eol)
+    after = stream.read(document.text + style.eol)
     if after is None or not same(plain(after.root), plain(document.root)):
         line = style.lines.number(len(document.text))
         raise TextError(line, "a block scalar that ends with the file", "an empty line behind it")
@@ -280,6 +281,6 @@ def _without_services(parts: list[Part], request: Request, result: Result) -> li
         elif index == len(parts) - 1 and kept and not Style(part.document).lines.ended:
             before = kept[-1]
             text = chomp(before.text)
-            document = textstream.read(text, before.document.line) if before.document else None
+            document = stream.read(text, before.document.line) if before.document else None
             kept[-1] = Part(text, document, before.error)
     return kept

@@ -17,11 +17,12 @@ from ruamel.yaml.error import YAMLError
 
 from tests.webhook import strategies
 from tests.webhook.test_textedit import Writer
-from webhook import names, offlineobject, textstream
+from webhook import names, offlineobject
 from webhook.config import Settings
 from webhook.offline import _File
 from webhook.offlineobject import Done, Request
 from webhook.offlinetext import Known, rewrite
+from webhook.text import stream
 
 DATA = Path(__file__).parents[1] / "data" / "offline"
 MANIFESTS = sorted(path for path in DATA.iterdir() if path.suffix in {".yaml", ".json"})
@@ -417,7 +418,7 @@ def test_property_any_pod_in_any_handwriting(data, kind, with_service):
     text = Writer(data.draw).document(
         {**template, "kind": "Pod", "apiVersion": "v1"} if kind == "Pod" else obj
     )
-    assume(not textstream.split(text)[0].error)
+    assume(not stream.split(text)[0].error)
     before = text.encode("utf-8", "surrogateescape")
     injected, result = run(before, everything=True, with_service=with_service)
     assert not result.errors

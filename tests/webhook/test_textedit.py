@@ -7,14 +7,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from webhook import textstream
-from webhook.textedit import change
-from webhook.textnode import TextError, plain
-from webhook.textstyle import Raw
+from webhook.text import stream
+from webhook.text.edit import change
+from webhook.text.node import TextError, plain
+from webhook.text.style import Raw
 
 
 def document(text, *, is_json=False):
-    found = textstream.read(text, json=is_json)
+    found = stream.read(text, json=is_json)
     assert found is not None
     return found
 

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from typing import Any
 
-from webhook.textalign import align
-from webhook.textnode import Alias, Mapping, Node, Sequence, reads_as, same
+from webhook.text.align import align
+from webhook.text.node import Alias, Mapping, Node, Sequence, reads_as, same
 
 _ABSENT: Any = object()
 

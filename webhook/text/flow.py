@@ -1,8 +1,8 @@
 """Additions to and removals from flow collections: `{a: 1}`, `[a]`, and all of JSON."""
 
-from webhook.textnode import Entry, Mapping, Node, Scalar, Sequence, TextError
-from webhook.textsplice import Splices
-from webhook.textstyle import Style
+from webhook.text.node import Entry, Mapping, Node, Scalar, Sequence, TextError
+from webhook.text.splice import Splices
+from webhook.text.style import Style
 
 
 def spans(node: Mapping | Sequence) -> list[Entry] | list[Node]:

@@ -12,8 +12,8 @@ from typing import Any
 
 import yaml
 
-from webhook.textlines import Lines
-from webhook.textnode import Alias, Entry, Mapping, Node, Scalar, Sequence, TextError
+from webhook.text.lines import Lines
+from webhook.text.node import Alias, Entry, Mapping, Node, Scalar, Sequence, TextError
 
 MAX_DEPTH = 200
 

@@ -24,14 +24,14 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
-from webhook.textalign import align
-from webhook.textblock import BlockEditor, Place
-from webhook.textflow import FlowEditor
-from webhook.textnode import Alias, Entry, Mapping, Node, Scalar, Sequence, TextError, plain, reads_as, same
-from webhook.textshared import Shared
-from webhook.textsplice import Splices
-from webhook.textstream import Document, read
-from webhook.textstyle import Style
+from webhook.text.align import align
+from webhook.text.block import BlockEditor, Place
+from webhook.text.flow import FlowEditor
+from webhook.text.node import Alias, Entry, Mapping, Node, Scalar, Sequence, TextError, plain, reads_as, same
+from webhook.text.shared import Shared
+from webhook.text.splice import Splices
+from webhook.text.stream import Document, read
+from webhook.text.style import Style
 
 
 class _Fill(enum.Enum):
@@ -46,7 +46,7 @@ def change(document: Document, new: object, *, reversible: bool = False) -> Docu
     """Return a document, its text changed so that it reads as `new`.
 
     Args:
-        document: from `textstream.read` or `split`.
+        document: from `stream.read` or `split`.
         new: what the text is to say. Added keys go where `new` has them, behind the same key as there.
         reversible: insist that changing the result back gives the text of the document.
 

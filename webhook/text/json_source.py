@@ -3,8 +3,8 @@
 import json
 import re
 
-from webhook.textlines import Lines
-from webhook.textnode import Entry, Mapping, Node, Scalar, Sequence, TextError
+from webhook.text.lines import Lines
+from webhook.text.node import Entry, Mapping, Node, Scalar, Sequence, TextError
 
 MAX_DEPTH = 200
 

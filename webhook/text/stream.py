@@ -3,9 +3,9 @@
 import re
 from dataclasses import dataclass
 
-from webhook import jsontext, yamltext
-from webhook.textlines import Lines
-from webhook.textnode import Node, TextError
+from webhook.text import json_source, yaml_source
+from webhook.text.lines import Lines
+from webhook.text.node import Node, TextError
 
 _MARKER = re.compile(r"(?:---|\.\.\.)(?=[ \t\r\n\x85\u2028\u2029]|$)")
 _BOM = "\ufeff"
@@ -34,9 +34,9 @@ class Part:
 def read(text: str, line: int = 1, *, json: bool = False) -> Document | None:
     """Return the one document in a text, None when there is none; raises TextError."""
     if json:
-        root: Node | None = next(iter(jsontext.parse(text)), None)
+        root: Node | None = next(iter(json_source.parse(text)), None)
     else:
-        root = yamltext.parse(text)
+        root = yaml_source.parse(text)
     return Document(text, root, line, json) if root is not None else None
 
 
@@ -81,7 +81,7 @@ def _json_parts(text: str) -> list[Part]:
     lines = Lines(text)
     parts: list[Part] = []
     done = 0
-    for root in jsontext.parse(text):
+    for root in json_source.parse(text):
         if done < root.start:
             parts.append(Part(text[done : root.start]))
         own = text[root.start : root.end]

@@ -5,10 +5,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from webhook.textflow import spans
-from webhook.textnode import Alias, Entry, Mapping, Node, Scalar, Sequence, TextError, reads_as, same
-from webhook.textsplice import Splices
-from webhook.textstyle import Raw, Style
+from webhook.text.flow import spans
+from webhook.text.node import Alias, Entry, Mapping, Node, Scalar, Sequence, TextError, reads_as, same
+from webhook.text.splice import Splices
+from webhook.text.style import Raw, Style
 
 # What may have stood in the place of a block, kept as the comment behind its key.
 _KEPT = re.compile(
