@@ -45,13 +45,14 @@ def set_up(level: str, log_format: str) -> None:
 
 
 class RateLimit:
-    """Logs the errors of one kind once, and then at most every `REPEAT_INTERVAL`."""
+    """Logs the errors of one kind at most every `REPEAT_INTERVAL`, also if they come and go."""
 
     def __init__(self, log: logging.Logger, clock: Callable[[], float] = time.monotonic) -> None:
         self._log = log
         self._clock = clock
         self._quiet_until: dict[str, float] = {}
         self._left_out: dict[str, int] = {}
+        self._told: set[str] = set()
 
     def error(self, kind: str, message: str, *args: object) -> None:
         """Log an error, or count it for the next line of its kind."""
@@ -60,13 +61,14 @@ class RateLimit:
             self._left_out[kind] = self._left_out.get(kind, 0) + 1
             return
         self._quiet_until[kind] = now + REPEAT_INTERVAL
+        self._told.add(kind)
         left_out = self._left_out.pop(kind, 0)
         if left_out:
             message, args = f"{message} (and %d times since the last line)", (*args, left_out)
         self._log.error(message, *args)
 
     def over(self, kind: str, message: str) -> None:
-        """Log that errors of a kind have ended, if there were any."""
-        if self._quiet_until.pop(kind, None) is not None:
-            self._left_out.pop(kind, None)
+        """Log that errors of a kind have ended, if one was logged since this was last said."""
+        if kind in self._told:
+            self._told.discard(kind)
             self._log.info(message)

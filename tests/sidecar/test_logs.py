@@ -141,9 +141,14 @@ def test_the_end_of_errors_is_told_once_and_only_where_there_were_any(limited, c
     assert caplog.records[-1].levelno == logging.INFO
 
 
-def test_the_first_error_after_a_good_time_is_logged_at_once(limited, caplog):
-    for _ in range(3):
+def test_errors_that_come_and_go_are_logged_no_more_often(limited, clock, caplog):
+    for _ in range(5):
         limited.error("collect", "broken")
-    limited.over("collect", "well again")
+        limited.over("collect", "well again")
+        clock.now += 10
+    assert caplog.messages == ["broken", "well again"]
+
+    clock.now += REPEAT_INTERVAL
     limited.error("collect", "broken anew")
-    assert caplog.messages == ["broken", "well again", "broken anew"]
+    limited.over("collect", "well again")
+    assert caplog.messages[2:] == ["broken anew (and 4 times since the last line)", "well again"]
