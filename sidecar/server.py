@@ -173,9 +173,7 @@ def _text(status: HTTPStatus, sentence: str, *headers: tuple[str, str]) -> _Answ
 def _call(app: WSGIApplication, environ: WSGIEnvironment) -> _Answer:
     status, headers = "", []
 
-    def remember(
-        its_status: str, its_headers: list[tuple[str, str]], *_: object
-    ) -> Callable[[bytes], object]:
+    def remember(its_status: str, its_headers: list[tuple[str, str]], *_: object) -> _Write:
         nonlocal status, headers
         status, headers = its_status, its_headers
         return lambda _: None

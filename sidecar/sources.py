@@ -136,7 +136,8 @@ class ProcSource:
 
     def _files(self, protocol: str) -> list[str]:
         # There is no tcp6 where IPv6 is disabled.
-        return [protocol] + [name for name in (f"{protocol}6",) if (self._net / name).exists()]
+        of_ipv6 = f"{protocol}6"
+        return [protocol, of_ipv6] if (self._net / of_ipv6).exists() else [protocol]
 
 
 class PsutilSource:
@@ -166,7 +167,7 @@ class PsutilSource:
 
 
 def _psutil_connections(kind: str) -> list[Any]:
-    import psutil
+    import psutil  # not above: it costs memory and start-up that a pod has no use for
 
     try:
         return list(psutil.net_connections(kind))

@@ -29,6 +29,9 @@ OVERRIDES: Final = (PORT_ANNOTATION, IMAGE_ANNOTATION, CPU_ANNOTATION, MEMORY_AN
 STATUS_ANNOTATION: Final = f"{PREFIX}/status"
 STAMPED_ANNOTATION: Final = f"{PREFIX}/stamped"
 
+# On the Services that `inject --with-service` writes, so that `uninject` takes away those and no others.
+OFFLINE_ANNOTATION: Final = f"{PREFIX}/offline"
+
 # Annotations of others.
 DEFAULT_CONTAINER_ANNOTATION: Final = "kubectl.kubernetes.io/default-container"
 DEFAULT_CONTAINER_ANNOTATIONS: Final = frozenset(
@@ -67,8 +70,8 @@ class Action(enum.StrEnum):
     SKIP = "skip"
 
 
-class Reason(enum.StrEnum):
-    """Why it is done, or not: a code for logs, metrics and reports, and a sentence for people."""
+class _Explained(enum.StrEnum):
+    """A code for logs, metrics and reports, and a sentence for people."""
 
     sentence: str
 
@@ -78,6 +81,10 @@ class Reason(enum.StrEnum):
         member._value_ = code
         member.sentence = sentence
         return member
+
+
+class Reason(_Explained):
+    """Why it is done, or not."""
 
     # Pods that get the sidecar.
     POD_LABEL = "pod_label", f"the pod is labelled {INJECT_LABEL}=true"
@@ -124,3 +131,20 @@ class Reason(enum.StrEnum):
     # Either.
     OTHER_OPERATION = "other_operation", "this kind of change is none that the injector acts on"
     FAILED = "failed", "the injector failed, so the object was let through unchanged"
+
+
+class Note(_Explained):
+    """Reasons that only the command line has, beside those of `Reason`."""
+
+    ALL = "all", "--all treats it as labelled"
+    WORKLOAD_LABEL = "workload_label", f"the workload is labelled {INJECT_LABEL}=true"
+    REMOVED = "removed", "the sidecar is taken out, and the rest is as it was"
+    NOT_INJECTED = "not_injected", "there is no injected sidecar in it"
+    NO_OBJECT = "no_object", "this is no Kubernetes object"
+    CANNOT_UNDO = "cannot_undo", "uninject could not bring it back exactly, so nothing was done"
+    CANNOT_EDIT = "cannot_edit", "the text cannot be edited"
+    SERVICE_ADDED = "service_added", "the Service by which Prometheus finds the pods"
+    SERVICE_REMOVED = "service_removed", "inject --with-service wrote it"
+    SERVICE_EXISTS = "service_exists", "a Service of that name is there already"
+    SERVICE_NO_NAME = "service_no_name", "without a name for the workload there is none for its Service"
+    SERVICE_NOT_IN_PATCH = "service_not_in_patch", "a patch changes a document, it cannot add one"

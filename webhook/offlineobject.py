@@ -2,48 +2,18 @@
 
 import enum
 from dataclasses import dataclass
-from typing import Final, Self
 
 from webhook import config, names, shape
 from webhook.decision import decide, labelled
 from webhook.identity import of_workload
 from webhook.injection import NotAPodError, inject, shape_error, uninject
-from webhook.names import Action, Reason
+from webhook.names import Action, Note, Reason
 from webhook.service import NoServiceError, build_service
 from webhook.shape import Json
 from webhook.stamp import stamp
 from webhook.status import read
 from webhook.text.node import same
 from webhook.workload import get, is_owned_replicaset, put, template_path
-
-# On the Services that `--with-service` writes, so that `uninject` takes away those and no others.
-OFFLINE_ANNOTATION: Final = f"{names.PREFIX}/offline"
-
-
-class Note(enum.StrEnum):
-    """Reasons that only the command line has, beside those of `names.Reason`."""
-
-    sentence: str
-
-    def __new__(cls, code: str, sentence: str) -> Self:
-        """Make the code the value, as `names.Reason` does."""
-        member = str.__new__(cls, code)
-        member._value_ = code
-        member.sentence = sentence
-        return member
-
-    ALL = "all", "--all treats it as labelled"
-    WORKLOAD_LABEL = "workload_label", f"the workload is labelled {names.INJECT_LABEL}=true"
-    REMOVED = "removed", "the sidecar is taken out, and the rest is as it was"
-    NOT_INJECTED = "not_injected", "there is no injected sidecar in it"
-    NO_OBJECT = "no_object", "this is no Kubernetes object"
-    CANNOT_UNDO = "cannot_undo", "uninject could not bring it back exactly, so nothing was done"
-    CANNOT_EDIT = "cannot_edit", "the text cannot be edited"
-    SERVICE_ADDED = "service_added", "the Service by which Prometheus finds the pods"
-    SERVICE_REMOVED = "service_removed", "inject --with-service wrote it"
-    SERVICE_EXISTS = "service_exists", "a Service of that name is there already"
-    SERVICE_NO_NAME = "service_no_name", "without a name for the workload there is none for its Service"
-    SERVICE_NOT_IN_PATCH = "service_not_in_patch", "a patch changes a document, it cannot add one"
 
 
 class Done(enum.StrEnum):
@@ -176,7 +146,7 @@ def service_of(obj: Json, request: Request) -> Json | None:
         service = build_service(obj, request.settings)
     except NoServiceError:
         return None
-    annotations = {**service["metadata"]["annotations"], OFFLINE_ANNOTATION: names.TRUE}
+    annotations = {**service["metadata"]["annotations"], names.OFFLINE_ANNOTATION: names.TRUE}
     return {**service, "metadata": {**service["metadata"], "annotations": annotations}}
 
 
@@ -184,5 +154,5 @@ def is_our_service(obj: object) -> bool:
     """Return whether an object is a Service that `--with-service` wrote."""
     return (
         shape.mapping(obj).get("kind") == "Service"
-        and shape.annotation(obj, OFFLINE_ANNOTATION) == names.TRUE
+        and shape.annotation(obj, names.OFFLINE_ANNOTATION) == names.TRUE
     )

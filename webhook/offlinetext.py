@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from webhook import offlineobject, shape
-from webhook.offlineobject import Done, Note, Outcome, Request
+from webhook.names import Note
+from webhook.offlineobject import Done, Outcome, Request
 from webhook.patch import diff
 from webhook.shape import Json
 from webhook.text import stream

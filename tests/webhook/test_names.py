@@ -2,7 +2,7 @@
 
 import sidecar
 from webhook import names
-from webhook.names import Reason
+from webhook.names import Note, Reason
 
 
 def test_the_version_is_that_of_the_project():
@@ -10,7 +10,7 @@ def test_the_version_is_that_of_the_project():
 
 
 def test_every_reason_is_a_code_and_a_sentence():
-    for reason in Reason:
+    for reason in (*Reason, *Note):
         assert str(reason) == reason.value == reason.name.lower()
         assert not reason.sentence.endswith(".")
         assert len(reason.sentence) <= 100

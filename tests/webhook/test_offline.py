@@ -429,7 +429,7 @@ def test_property_any_pod_in_any_handwriting(data, kind, with_service):
 
 
 def test_the_annotation_of_our_services_has_our_prefix():
-    assert offlineobject.OFFLINE_ANNOTATION.startswith(names.PREFIX + "/")
+    assert names.OFFLINE_ANNOTATION.startswith(names.PREFIX + "/")
 
 
 # The command itself.
