@@ -12,9 +12,9 @@ from webhook import names
 # parsed arguments that returns the exit status. Only the module of the chosen command is imported: the
 # admission process has no room for what the others need.
 _MODULES: Final = {
-    "serve": "webhook.serve",
-    "inject": "webhook.offline",
-    "uninject": "webhook.offline",
+    "serve": "webhook.admission.command",
+    "inject": "webhook.offline.command",
+    "uninject": "webhook.offline.command",
 }
 
 

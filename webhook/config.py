@@ -56,6 +56,29 @@ class Serving:
     max_bytes: int = 8 * 1024 * 1024
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Reconciling:
+    """How the reconciler works."""
+
+    namespace: str = names.OWN_NAMESPACE
+    """Where its Lease and the certificates are, and where the API server finds the webhook's Service."""
+    address: str | None = None
+    """None is every interface, IPv4 and IPv6."""
+    probe_port: int = 8080
+    """Plain HTTP for /livez, /readyz and /metrics."""
+    log_level: str = "INFO"
+    services: bool = True
+    """False where a PodMonitor or PodMonitoring finds pods: a Service as well would scrape them twice."""
+    certificates: bool = True
+    """False where cert-manager, or somebody else, keeps the certificate and the CA bundle."""
+    resync_seconds: float = 300.0
+    """How often everything is listed and compared, whatever the watches say."""
+    ca_days: int = 3650
+    certificate_days: int = 90
+    settle_seconds: float = 120.0
+    """How long a change of a mounted Secret, or of the CA bundle, may take to reach everyone."""
+
+
 # The reference grammar of distribution: domain and path in lower case, then a tag, a digest, or both. A name
 # that the kubelet refuses would keep the whole pod from starting.
 _IMAGE = re.compile(
@@ -104,6 +127,12 @@ def _namespaces(raw: str) -> frozenset[str]:
     return frozenset(found)
 
 
+def _namespace(raw: str) -> str:
+    if not _NAMESPACE.fullmatch(raw):
+        raise ValueError
+    return raw
+
+
 def _boolean(raw: str) -> bool:
     return {names.TRUE: True, names.FALSE: False}[raw]
 
@@ -125,6 +154,7 @@ _MODE: Final[_Parser] = (Mode, "auto, container or native")
 _CPU: Final[_Parser] = (_cpu, "a quantity of at least 1m")
 _MEMORY: Final[_Parser] = (_memory, "a quantity of at least 1Mi")
 _IMAGE_NAME: Final[_Parser] = (_image, "the name of an image")
+_BOOLEAN: Final[_Parser] = (_boolean, "true or false")
 
 _SETTINGS: Final[dict[str, _Parser]] = {
     "image": _IMAGE_NAME,
@@ -133,7 +163,7 @@ _SETTINGS: Final[dict[str, _Parser]] = {
     "memory": _MEMORY,
     "mode": _MODE,
     "ignored_namespaces": (_namespaces, "names of namespaces with commas between"),
-    "native_sidecars": (_boolean, "true or false"),
+    "native_sidecars": _BOOLEAN,
     "run_as_user": (_user, "1..2147483647 or none"),
 }
 _SERVING: Final[dict[str, _Parser]] = {
@@ -145,6 +175,18 @@ _SERVING: Final[dict[str, _Parser]] = {
     "log_level": (_log_level, "DEBUG, INFO, WARNING or ERROR"),
     "drain_seconds": (lambda raw: float(_integer(raw, 0, 600)), "0..600"),
     "max_bytes": (lambda raw: _integer(raw, 1024, 2**30), "1024..1073741824"),
+}
+_RECONCILING: Final[dict[str, _Parser]] = {
+    "namespace": (_namespace, "the name of a namespace"),
+    "address": (str, "an address"),
+    "probe_port": _LISTEN_PORT,
+    "log_level": (_log_level, "DEBUG, INFO, WARNING or ERROR"),
+    "services": _BOOLEAN,
+    "certificates": _BOOLEAN,
+    "resync_seconds": (lambda raw: float(_integer(raw, 1, 86400)), "1..86400"),
+    "ca_days": (lambda raw: _integer(raw, 1, 36500), "1..36500"),
+    "certificate_days": (lambda raw: _integer(raw, 1, 3650), "1..3650"),
+    "settle_seconds": (lambda raw: float(_integer(raw, 0, 86400)), "0..86400"),
 }
 _OVERRIDES: Final[dict[str, tuple[str, _Parser]]] = {
     names.PORT_ANNOTATION: ("port", _PORT),
@@ -185,6 +227,12 @@ def serving(environment: Mapping[str, str]) -> tuple[Serving, list[str]]:
     """Return how to listen, likewise, from METRICS_SIDECAR_INJECTOR_SERVE_ and a field's name."""
     values, messages = _read(environment, PREFIX + "SERVE_", _SERVING)
     return Serving(**values), messages
+
+
+def reconciling(environment: Mapping[str, str]) -> tuple[Reconciling, list[str]]:
+    """Return how to reconcile, likewise, from METRICS_SIDECAR_INJECTOR_RECONCILE_ and a field's name."""
+    values, messages = _read(environment, PREFIX + "RECONCILE_", _RECONCILING)
+    return Reconciling(**values), messages
 
 
 def overrides(pod: object, cluster: Settings) -> tuple[Settings, list[str]]:

@@ -9,6 +9,22 @@ PREFIX: Final = "metrics-sidecar.io"
 OWN_NAMESPACE: Final = "metrics-sidecar"
 MANAGED_BY: Final = "metrics-sidecar"
 
+# What `manifests/` deploys, in the namespace of our own unless they say otherwise.
+WEBHOOK: Final = "metrics-sidecar-webhook"
+"""The admission process: its Deployment, Service, ServiceAccount and MutatingWebhookConfiguration."""
+RECONCILER: Final = "metrics-sidecar-reconciler"
+"""The reconciler: its Deployment, ServiceAccount, roles and Lease."""
+SETTINGS: Final = "metrics-sidecar-settings"
+"""The ConfigMap with the settings of both."""
+CERTIFICATE_SECRET: Final = "metrics-sidecar-webhook-tls"  # noqa: S105 (its name)
+SERVING_CERTIFICATE: Final = "tls.crt"
+SERVING_KEY: Final = "tls.key"
+CA_CERTIFICATES: Final = "ca.crt"
+CA_KEY: Final = "ca.key"
+
+# Who wrote a field, in an object's managedFields.
+FIELD_MANAGER: Final = "metrics-sidecar"
+
 # Labels.
 INJECT_LABEL: Final = f"{PREFIX}/inject"
 INJECTED_LABEL: Final = f"{PREFIX}/injected"
@@ -131,6 +147,14 @@ class Reason(_Explained):
     # Either.
     OTHER_OPERATION = "other_operation", "this kind of change is none that the injector acts on"
     FAILED = "failed", "the injector failed, so the object was let through unchanged"
+
+
+class EventReason(enum.StrEnum):
+    """What the reconciler reports on a workload, as `kubectl describe` and `kubectl events` show it."""
+
+    SERVICE_CREATED = "MetricsServiceCreated"
+    SERVICE_FOREIGN = "MetricsServiceForeign"
+    NOT_INJECTED = "MetricsSidecarMissing"
 
 
 class Note(_Explained):

@@ -32,13 +32,13 @@ CLIENTS = 6
 # From outside: the product has no switch for this.
 CRASHING = """
 import sys
-import webhook.answer
+import webhook.admission.answer
 from webhook.__main__ import main
 
 def crash(*_):
     raise {error}
 
-webhook.answer.decide = webhook.answer.stamp = crash
+webhook.admission.answer.decide = webhook.admission.answer.stamp = crash
 sys.exit(main(["serve"]))
 """
 

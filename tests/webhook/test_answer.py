@@ -5,7 +5,7 @@ import copy
 import pytest
 
 from webhook import names
-from webhook.answer import answer_pod, answer_workload
+from webhook.admission.answer import answer_pod, answer_workload
 from webhook.config import Settings
 from webhook.decision import labelled
 from webhook.names import Action, Reason

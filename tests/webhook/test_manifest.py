@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from webhook import admission, names
+from webhook import names
+from webhook.admission import handlers
+from webhook.admission.review import RESOURCES
+from webhook.admission.telemetry import Telemetry
 from webhook.config import Settings
-from webhook.review import RESOURCES
-from webhook.telemetry import Telemetry
 
 MANIFEST = Path(__file__).parents[2] / "manifests" / "base" / "mutatingwebhookconfiguration.yaml"
 WEBHOOKS = yaml.safe_load(MANIFEST.read_text())["webhooks"]
@@ -48,7 +49,7 @@ def called(pod_label, namespace_label, namespace="shop"):
 
 
 def test_every_path_has_a_handler_and_every_handler_a_path():
-    registry = admission.registry(Settings(), Telemetry())
+    registry = handlers.registry(Settings(), Telemetry())
     ids = {handler.id for handler in registry._webhooks.get_all_handlers()}
     assert ids == set(names.HANDLERS) == set(RESOURCES)
     assert sorted(path(webhook) for webhook in WEBHOOKS) == sorted(f"/{handler}" for handler in ids)
@@ -56,7 +57,7 @@ def test_every_path_has_a_handler_and_every_handler_a_path():
 
 def test_every_handler_has_an_explicit_group_and_version():
     """Without a group, kopf asks every API of the cluster, and one that is broken keeps it from starting."""
-    registry = admission.registry(Settings(), Telemetry())
+    registry = handlers.registry(Settings(), Telemetry())
     for handler in registry._webhooks.get_all_handlers():
         assert handler.selector.group is not None
         assert handler.selector.version is not None

@@ -17,12 +17,13 @@ from ruamel.yaml.error import YAMLError
 
 from tests.webhook import strategies
 from tests.webhook.test_textedit import Writer
-from webhook import names, offlineobject
+from webhook import names
 from webhook.config import Settings
-from webhook.offline import _File
-from webhook.offlineobject import Done, Request
-from webhook.offlinetext import Known, rewrite
-from webhook.text import stream
+from webhook.offline import objects as offline_objects
+from webhook.offline.command import _File
+from webhook.offline.objects import Done, Request
+from webhook.offline.text import stream
+from webhook.offline.texts import Known, rewrite
 
 DATA = Path(__file__).parents[1] / "data" / "offline"
 MANIFESTS = sorted(path for path in DATA.iterdir() if path.suffix in {".yaml", ".json"})
@@ -84,7 +85,7 @@ def without_services(found):
     """The objects but for the Services that were written; and how many those were."""
     kept, dropped = [], 0
     for obj in found:
-        if offlineobject.is_our_service(obj):
+        if offline_objects.is_our_service(obj):
             dropped += 1
         elif isinstance(obj, dict) and obj.get("kind") == "List":
             items, inside = without_services(obj["items"])
@@ -98,7 +99,7 @@ def without_services(found):
 def applied(obj, namespaces, request):
     if isinstance(obj, dict) and str(obj.get("kind", "")).endswith("List"):
         return {**obj, "items": [applied(item, namespaces, request) for item in obj["items"]]}
-    return offlineobject.apply(obj, namespaces, request)[0]
+    return offline_objects.apply(obj, namespaces, request)[0]
 
 
 def test_there_are_enough_manifests_of_every_kind():

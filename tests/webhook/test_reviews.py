@@ -18,8 +18,8 @@ import yaml
 
 from tests.webhook.running import Running, review
 from webhook import names
+from webhook.admission.review import NotAReviewError, Review
 from webhook.injection import inject
-from webhook.review import NotAReviewError, Review
 from webhook.workload import get, template_path
 
 COUNT = 10_000

@@ -23,7 +23,7 @@ POD = {
     "spec": {"containers": [{"name": "app"}]},
 }
 CRASHING = """
-import webhook.admission as a, webhook.__main__ as m
+import webhook.admission.handlers as a, webhook.__main__ as m
 def crash(*_): raise {error}
 a.answer_pod = crash
 m.main(["serve"])

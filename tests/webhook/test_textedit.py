@@ -7,10 +7,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from webhook.text import stream
-from webhook.text.edit import change
-from webhook.text.node import TextError, plain
-from webhook.text.style import Raw
+from webhook.offline.text import stream
+from webhook.offline.text.edit import change
+from webhook.offline.text.node import TextError, plain
+from webhook.offline.text.style import Raw
 
 
 def document(text, *, is_json=False):

@@ -14,12 +14,13 @@ from typing import Any, cast
 import kopf
 from aiohttp import web
 
-from webhook import admission, names
+from webhook import names
+from webhook.admission import handlers
+from webhook.admission.review import NotAReviewError, Review
+from webhook.admission.telemetry import Telemetry
+from webhook.admission.tls import Certificate
 from webhook.config import Serving
-from webhook.review import NotAReviewError, Review
 from webhook.shape import Json
-from webhook.telemetry import Telemetry
-from webhook.tls import Certificate
 
 logger = logging.getLogger(__name__)
 
@@ -154,7 +155,7 @@ class AdmissionServer:
     async def _review(self, handler: str, review: Review) -> Json:
         assert self._answer is not None
         try:
-            admission.under_review.set(review)
+            handlers.under_review.set(review)
             verdict = await self._answer(cast("Any", review.for_kopf(handler)), webhook=handler)
             if answer := review.conclude(cast("Json", verdict)):
                 return answer

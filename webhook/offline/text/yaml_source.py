@@ -12,8 +12,8 @@ from typing import Any
 
 import yaml
 
-from webhook.text.lines import Lines
-from webhook.text.node import Alias, Entry, Mapping, Node, Scalar, Sequence, TextError
+from webhook.offline.text.lines import Lines
+from webhook.offline.text.node import Alias, Entry, Mapping, Node, Scalar, Sequence, TextError
 
 MAX_DEPTH = 200
 

@@ -1,8 +1,8 @@
 """Additions to and removals from flow collections: `{a: 1}`, `[a]`, and all of JSON."""
 
-from webhook.text.node import Entry, Mapping, Node, Scalar, Sequence, TextError
-from webhook.text.splice import Splices
-from webhook.text.style import Style
+from webhook.offline.text.node import Entry, Mapping, Node, Scalar, Sequence, TextError
+from webhook.offline.text.splice import Splices
+from webhook.offline.text.style import Style
 
 
 def spans(node: Mapping | Sequence) -> list[Entry] | list[Node]:

@@ -5,10 +5,10 @@ import re
 from collections import Counter
 from typing import Any
 
-from webhook.text.lines import Lines
-from webhook.text.node import Mapping, Node, Sequence
-from webhook.text.stream import Document
-from webhook.text.yaml_source import resolve
+from webhook.offline.text.lines import Lines
+from webhook.offline.text.node import Mapping, Node, Sequence
+from webhook.offline.text.stream import Document
+from webhook.offline.text.yaml_source import resolve
 
 # What needs no quotes in any dialect of YAML, in any place; and where braces and commas cannot follow.
 _PLAIN_BLOCK = re.compile(r"[A-Za-z/][A-Za-z0-9_./@+-]*(?::[A-Za-z0-9_./@+-]+)*|[0-9]+[A-Za-z]+")

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from typing import Any
 
-from webhook.text.align import align
-from webhook.text.node import Alias, Mapping, Node, Sequence, reads_as, same
+from webhook.offline.text.align import align
+from webhook.offline.text.node import Alias, Mapping, Node, Sequence, reads_as, same
 
 _ABSENT: Any = object()
 

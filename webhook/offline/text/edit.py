@@ -24,14 +24,25 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
-from webhook.text.align import align
-from webhook.text.block import BlockEditor, Place
-from webhook.text.flow import FlowEditor
-from webhook.text.node import Alias, Entry, Mapping, Node, Scalar, Sequence, TextError, plain, reads_as, same
-from webhook.text.shared import Shared
-from webhook.text.splice import Splices
-from webhook.text.stream import Document, read
-from webhook.text.style import Style
+from webhook.offline.text.align import align
+from webhook.offline.text.block import BlockEditor, Place
+from webhook.offline.text.flow import FlowEditor
+from webhook.offline.text.node import (
+    Alias,
+    Entry,
+    Mapping,
+    Node,
+    Scalar,
+    Sequence,
+    TextError,
+    plain,
+    reads_as,
+    same,
+)
+from webhook.offline.text.shared import Shared
+from webhook.offline.text.splice import Splices
+from webhook.offline.text.stream import Document, read
+from webhook.offline.text.style import Style
 
 
 class _Fill(enum.Enum):

@@ -3,9 +3,9 @@
 import re
 from dataclasses import dataclass
 
-from webhook.text import json_source, yaml_source
-from webhook.text.lines import Lines
-from webhook.text.node import Node, TextError
+from webhook.offline.text import json_source, yaml_source
+from webhook.offline.text.lines import Lines
+from webhook.offline.text.node import Node, TextError
 
 _MARKER = re.compile(r"(?:---|\.\.\.)(?=[ \t\r\n\x85\u2028\u2029]|$)")
 _BOM = "\ufeff"

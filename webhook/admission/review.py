@@ -6,7 +6,7 @@ import json
 from typing import Final
 
 from webhook import names, shape
-from webhook.answer import Answer
+from webhook.admission.answer import Answer
 from webhook.patch import diff
 from webhook.shape import Json
 

@@ -5,10 +5,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from webhook.text.flow import spans
-from webhook.text.node import Alias, Entry, Mapping, Node, Scalar, Sequence, TextError, reads_as, same
-from webhook.text.splice import Splices
-from webhook.text.style import Raw, Style
+from webhook.offline.text.flow import spans
+from webhook.offline.text.node import Alias, Entry, Mapping, Node, Scalar, Sequence, TextError, reads_as, same
+from webhook.offline.text.splice import Splices
+from webhook.offline.text.style import Raw, Style
 
 # What may have stood in the place of a block, kept as the comment behind its key.
 _KEPT = re.compile(

@@ -4,17 +4,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from webhook import offlineobject, shape
+from webhook import shape
 from webhook.names import Note
-from webhook.offlineobject import Done, Outcome, Request
+from webhook.offline import objects
+from webhook.offline.objects import Done, Outcome, Request
+from webhook.offline.text import stream
+from webhook.offline.text.edit import change
+from webhook.offline.text.lines import chomp
+from webhook.offline.text.node import TextError, plain, same
+from webhook.offline.text.stream import Document, Part
+from webhook.offline.text.style import Style
 from webhook.patch import diff
 from webhook.shape import Json
-from webhook.text import stream
-from webhook.text.edit import change
-from webhook.text.lines import chomp
-from webhook.text.node import TextError, plain, same
-from webhook.text.stream import Document, Part
-from webhook.text.style import Style
 
 ServiceKey: TypeAlias = tuple[str, str]
 """The namespace and the name of a Service."""
@@ -130,9 +131,9 @@ class _Rewriter:
         return {**obj, "items": items}, outcomes
 
     def apply(self, obj: Any) -> tuple[Any, Outcome]:  # noqa: ANN401
-        new, outcome = offlineobject.apply(obj, self.known.namespaces, self.request)
+        new, outcome = objects.apply(obj, self.known.namespaces, self.request)
         if outcome.done is Done.INJECTED:
-            found = offlineobject.warnings(obj, self.request.settings)
+            found = objects.warnings(obj, self.request.settings)
             self.result.warnings += [(outcome.subject, sentence) for sentence in found]
         return new, outcome
 
@@ -148,15 +149,15 @@ class _Rewriter:
         )
 
     def say(self, obj: object, done: Done, note: Note) -> Outcome:
-        said = offlineobject.outcome(obj, done, note, self.request)
+        said = objects.outcome(obj, done, note, self.request)
         self.result.outcomes.append(said)
         return said
 
     def lacking(self, new: object) -> list[Json]:
         """The Services that injected workloads have not got in the input."""
         found: list[Json] = []
-        for obj in filter(offlineobject.has_sidecar, _objects(new)):
-            service = offlineobject.service_of(obj, self.request)
+        for obj in filter(objects.has_sidecar, _objects(new)):
+            service = objects.service_of(obj, self.request)
             if service is None:
                 self.say(obj, Done.SKIPPED, Note.SERVICE_NO_NAME)
             elif _key(service, self.request) in self.known.services:
@@ -183,14 +184,14 @@ class _Rewriter:
 
     def without_services(self, obj: Any, patch: bool) -> Any:  # noqa: ANN401
         """Take away what `add` wrote into a list."""
-        ours = list(filter(offlineobject.is_our_service, _objects(obj)))
+        ours = list(filter(objects.is_our_service, _objects(obj)))
         if not ours:
             return obj
         if not _is_list(obj):
             self.say(obj, Done.SKIPPED, Note.SERVICE_NOT_IN_PATCH)
             return obj
         said = [self.say(service, Done.REMOVED, Note.SERVICE_REMOVED) for service in ours]
-        without = {**obj, "items": [item for item in obj["items"] if not offlineobject.is_our_service(item)]}
+        without = {**obj, "items": [item for item in obj["items"] if not objects.is_our_service(item)]}
         try:
             if not patch:
                 self.edit(without)
@@ -219,7 +220,7 @@ class _Rewriter:
         self.result.patches.append(changes)
 
     def gone(self, item: object) -> bool:
-        return self.request.undo and offlineobject.is_our_service(item)
+        return self.request.undo and objects.is_our_service(item)
 
 
 def _said(part: Part) -> Any:  # noqa: ANN401 (any JSON)
@@ -272,10 +273,10 @@ def _without_services(parts: list[Part], request: Request, result: Result) -> li
     kept: list[Part] = []
     for index, part in enumerate(parts):
         obj = _said(part)
-        if part.document is None or not offlineobject.is_our_service(obj):
+        if part.document is None or not objects.is_our_service(obj):
             kept.append(part)
             continue
-        result.outcomes.append(offlineobject.outcome(obj, Done.REMOVED, Note.SERVICE_REMOVED, request))
+        result.outcomes.append(objects.outcome(obj, Done.REMOVED, Note.SERVICE_REMOVED, request))
         if part.document.json:
             if kept and not kept[-1].text.strip():
                 del kept[-1]

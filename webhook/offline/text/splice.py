@@ -2,8 +2,8 @@
 
 import re
 
-from webhook.text.lines import Lines, chomp
-from webhook.text.node import Alias, Mapping, Node, Scalar, Sequence, TextError
+from webhook.offline.text.lines import Lines, chomp
+from webhook.offline.text.node import Alias, Mapping, Node, Scalar, Sequence, TextError
 
 # `|+ # mine`, kept behind the header that took its place: `|- # |+ # mine`.
 _HEADER = re.compile(r"([|>])([-+0-9]*)(.*)")

@@ -3,8 +3,8 @@
 import json
 import re
 
-from webhook.text.lines import Lines
-from webhook.text.node import Entry, Mapping, Node, Scalar, Sequence, TextError
+from webhook.offline.text.lines import Lines
+from webhook.offline.text.node import Entry, Mapping, Node, Scalar, Sequence, TextError
 
 MAX_DEPTH = 200
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from webhook.text.node import Node, reads_as
+from webhook.offline.text.node import Node, reads_as
 
 
 def align(items: list[Node], new: list[Any]) -> list[tuple[int | None, int | None]]:

@@ -8,11 +8,11 @@ from webhook.decision import decide, labelled
 from webhook.identity import of_workload
 from webhook.injection import NotAPodError, inject, shape_error, uninject
 from webhook.names import Action, Note, Reason
+from webhook.offline.text.node import same
 from webhook.service import NoServiceError, build_service
 from webhook.shape import Json
 from webhook.stamp import stamp
 from webhook.status import read
-from webhook.text.node import same
 from webhook.workload import get, is_owned_replicaset, put, template_path
 
 

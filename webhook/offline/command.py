@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import IO, Final
 
 from webhook import config
-from webhook.offlineobject import Outcome, Request
-from webhook.offlinetext import Known, Result, rewrite
-from webhook.text import stream
-from webhook.text.lines import Lines
-from webhook.text.stream import Part
+from webhook.offline.objects import Outcome, Request
+from webhook.offline.text import stream
+from webhook.offline.text.lines import Lines
+from webhook.offline.text.stream import Part
+from webhook.offline.texts import Known, Result, rewrite
 
 SUFFIXES: Final = (".yaml", ".yml", ".json")
 _STDIN: Final = "-"

@@ -8,10 +8,10 @@ from typing import Any, Final
 
 import kopf
 
-from webhook import admission
+from webhook.admission import handlers
+from webhook.admission.server import AdmissionServer
+from webhook.admission.telemetry import Telemetry
 from webhook.config import Serving, Settings
-from webhook.server import AdmissionServer
-from webhook.telemetry import Telemetry
 
 logger = logging.getLogger(__name__)
 
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 _IDENTITY: Final[Any] = "metrics-sidecar-webhook"
 
 # Tasks of kopf that ask the API server what is in the cluster. They would wait for a login for ever (see
-# `admission.insights`), and the end of the process would wait for them.
+# `handlers.insights`), and the end of the process would wait for them.
 _OBSERVERS: Final = frozenset({"resource observer", "namespace observer"})
 
 
@@ -51,7 +51,7 @@ async def serve(settings: Settings, serving: Serving) -> None:
         gc.freeze()
 
     server = AdmissionServer(serving, telemetry, listening)
-    registry = admission.registry(settings, telemetry)
+    registry = handlers.registry(settings, telemetry)
     pruned = asyncio.Event()
 
     @kopf.on.startup(registry=registry)
@@ -62,7 +62,7 @@ async def serve(settings: Settings, serving: Serving) -> None:
     tasks = await kopf.spawn_tasks(
         registry=registry,
         settings=_operator_settings(server),
-        insights=admission.insights(),
+        insights=handlers.insights(),
         identity=_IDENTITY,
         standalone=True,
         clusterwide=True,

@@ -1,4 +1,4 @@
-"""kopf's handlers for admission reviews. They only unpack; `webhook.answer` decides."""
+"""kopf's handlers for admission reviews. They only unpack; `webhook.admission.answer` decides."""
 
 import asyncio
 import logging
@@ -9,12 +9,12 @@ import kopf
 from kopf._cogs.structs.references import Insights  # not exported, yet what `kopf.operator(insights=…)` takes
 
 from webhook import names, shape
-from webhook.answer import Answer, answer_pod, answer_workload
+from webhook.admission.answer import Answer, answer_pod, answer_workload
+from webhook.admission.review import PODS, RESOURCES, WORKLOADS, Review
+from webhook.admission.telemetry import Telemetry
 from webhook.config import Settings
 from webhook.decision import labelled
 from webhook.names import Action
-from webhook.review import PODS, RESOURCES, WORKLOADS, Review
-from webhook.telemetry import Telemetry
 
 logger = logging.getLogger(__name__)
 

@@ -27,7 +27,7 @@ def _run(_arguments: argparse.Namespace) -> int:
     # kopf imports the client library of Kubernetes if it is there, for 25 MiB that are never used here: this
     # process talks to no API server. With None in its place an import finds nothing.
     sys.modules.setdefault("kubernetes", None)  # type: ignore[arg-type]
-    from webhook.process import serve
+    from webhook.admission.process import serve
 
     prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
     settings, messages = config.settings(os.environ)

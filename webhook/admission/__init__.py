@@ -1,0 +1,1 @@
+"""The admission process: answers the API server's reviews, and nothing else."""

@@ -1,0 +1,1 @@
+"""`check`: looks at a live cluster and says, by symptom, what is wrong."""

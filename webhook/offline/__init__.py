@@ -1,0 +1,1 @@
+"""The commands that edit manifests: `inject` and `uninject`."""

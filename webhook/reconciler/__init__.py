@@ -1,0 +1,1 @@
+"""The reconciler: applies the Services, keeps the certificates, reports what is missing."""
