@@ -194,8 +194,9 @@ class Cluster:
         *,
         content_type: str = _JSON,
         timeout: float = TIMEOUT,  # noqa: ASYNC109 (the library's own, which closes the connection)
+        seen: list[tuple[str, str]] | None = None,
     ) -> Json:
-        """Send a request and return the JSON object that is the answer."""
+        """Send a request and return the JSON object that is the answer; its headers are added to `seen`."""
         headers = {"Accept": _JSON, "Content-Type": content_type, **self._api.default_headers}
         url = self.configuration.host + path + (f"?{urlencode(query)}" if query else "")
         try:
@@ -208,6 +209,8 @@ class Cluster:
                 _request_timeout=aiohttp.ClientTimeout(total=timeout),
             )
             content = await answer.read()
+            if seen is not None:
+                seen.extend(answer.headers.items())
         except ApiException as error:
             raise _refused(method, path, error.status or 0, error.body) from error
         except (aiohttp.ClientError, TimeoutError, OSError, ssl.SSLError) as error:

@@ -157,6 +157,73 @@ class EventReason(enum.StrEnum):
     NOT_INJECTED = "MetricsSidecarMissing"
 
 
+class Fault(_Explained):
+    """What `check` finds, each with the symptom by which people know it."""
+
+    # Of the webhook.
+    WEBHOOK_MISSING = "webhook_missing", "no pod gets the exporter: the API server does not know the webhook"
+    WEBHOOK_ENTRY_MISSING = "webhook_entry_missing", "labels have no effect: the API server calls for less"
+    WEBHOOK_PATH = "webhook_path", "labels have no effect: the API server calls a path that nobody answers"
+    WEBHOOK_REFERENCE = "webhook_reference", "labels have no effect: the API server calls another Service"
+    WEBHOOK_BLOCKS = "webhook_blocks", "no pod can be created while the webhook is away: it must be Ignore"
+    WEBHOOK_SERVICE_MISSING = (
+        "webhook_service_missing",
+        "labels have no effect: the Service of the webhook is missing",
+    )
+    WEBHOOK_NO_ENDPOINTS = "webhook_no_endpoints", "labels have no effect: no ready pod is behind the webhook"
+    WEBHOOK_NOT_CALLED = "webhook_not_called", "labels have no effect: a labelled pod comes back as it was"
+    ADMISSION_MISSING = "admission_missing", "no pod gets the exporter: the webhook is not installed"
+    ADMISSION_UNAVAILABLE = "admission_unavailable", "no pod gets the exporter: the webhook does not run"
+    CA_BUNDLE_MISSING = "ca_bundle_missing", "labels have no effect: the webhook has no CA bundle"
+    CA_BUNDLE_INVALID = "ca_bundle_invalid", "labels have no effect: the CA bundle of the webhook is garbage"
+    CA_BUNDLE_STALE = "ca_bundle_stale", "labels have no effect: the API server distrusts the webhook"
+    CERTIFICATE_MISSING = "certificate_missing", "labels have no effect: the webhook has no certificate"
+    CERTIFICATE_INVALID = "certificate_invalid", "labels have no effect: the certificate is of no use"
+    CERTIFICATE_EXPIRED = "certificate_expired", "labels have no effect: the certificate is not valid today"
+    CERTIFICATE_EXPIRING = "certificate_expiring", "labels will have no effect soon: nobody renewed in time"
+
+    # Of the reconciler.
+    RECONCILER_MISSING = "reconciler_missing", "Services do not follow the pods: nothing is there that would"
+    RECONCILER_STOPPED = "reconciler_stopped", "Services do not follow the pods: the reconciler does not run"
+    PERMISSION_MISSING = "permission_missing", "the reconciler is refused by the API server"
+    SETTING_INVALID = "setting_invalid", "a setting has no effect: its value is wrong, the default is used"
+
+    # Of labels.
+    LABEL_IS_ANNOTATION = "label_is_annotation", "nothing happens: it is an annotation, a label is read"
+    LABEL_ON_REPLICASET = "label_on_replicaset", "nothing happens: a ReplicaSet is labelled, not its owner"
+    LABEL_ON_SERVICE = (
+        "label_on_service",
+        "nothing happens: a Service is labelled, which has no pods of its own",
+    )
+    LABEL_ON_RUNNING_JOB = "label_on_running_job", "nothing happens: the Job was there before its label"
+    LABEL_VALUE = "label_value", 'nothing happens: the value is neither "true" nor "false"'
+    LABEL_IN_IGNORED_NAMESPACE = (
+        "label_in_ignored_namespace",
+        "nothing happens: the injector leaves this namespace alone",
+    )
+    NOT_INJECTABLE = "not_injectable", "labelled, but its pods cannot have the exporter as they are"
+    TEMPLATE_NOT_STAMPED = "template_not_stamped", "labelled, but no rollout began: the webhook was not there"
+
+    # Of pods.
+    PODS_NOT_INJECTED = "pods_not_injected", "labelled, but pods run without the exporter"
+    SIDECAR_IMAGE = "sidecar_image", "pods are not ready: the exporter's image cannot be pulled"
+    SIDECAR_CRASHES = "sidecar_crashes", "the exporter does not keep running"
+    SIDECAR_OUT_OF_MEMORY = "sidecar_out_of_memory", "the exporter runs out of memory and is killed"
+    SIDECAR_OUTDATED = "sidecar_outdated", "pods run an exporter older than the one that new pods get"
+    LIMIT_RANGE_REFUSES = "limit_range_refuses", "new pods are refused: the exporter is outside a LimitRange"
+    QUOTA_REFUSES = "quota_refuses", "new pods are refused: with the exporter the quota is exceeded"
+
+    # Of Services.
+    SERVICE_MISSING = "service_missing", "no series in Prometheus: the workload's Service is missing"
+    SERVICE_FOREIGN = "service_foreign", "no series in Prometheus: another Service has the name of ours"
+    SERVICE_DRIFTED = "service_drifted", "series are missing in Prometheus: the Service is not as it was made"
+    SERVICE_UNEXPECTED = (
+        "service_unexpected",
+        "series may be there twice: Services are switched off, one is there",
+    )
+    SCRAPED_TWICE = "scraped_twice", "every series is in Prometheus twice: two Services lead to the exporter"
+
+
 class Note(_Explained):
     """Reasons that only the command line has, beside those of `Reason`."""
 
