@@ -8,12 +8,17 @@ VERSION: Final = "0.1.0"
 PREFIX: Final = "metrics-sidecar.io"
 OWN_NAMESPACE: Final = "metrics-sidecar"
 MANAGED_BY: Final = "metrics-sidecar"
+PART_OF: Final = "metrics-sidecar"
 
 # What `manifests/` deploys, in the namespace of our own unless they say otherwise.
 WEBHOOK: Final = "metrics-sidecar-webhook"
 """The admission process: its Deployment, Service, ServiceAccount and MutatingWebhookConfiguration."""
 RECONCILER: Final = "metrics-sidecar-reconciler"
 """The reconciler: its Deployment, ServiceAccount, roles and Lease."""
+CERTIFICATES_ROLE: Final = "metrics-sidecar-reconciler-certificates"
+"""What the reconciler may do for certificates, beside its other roles."""
+OWN_METRICS: Final = "metrics-sidecar-own-metrics"
+"""The Service by which Prometheus finds both processes themselves."""
 SETTINGS: Final = "metrics-sidecar-settings"
 """The ConfigMap with the settings of both."""
 CERTIFICATE_SECRET: Final = "metrics-sidecar-webhook-tls"  # noqa: S105 (its name)
@@ -30,6 +35,7 @@ INJECT_LABEL: Final = f"{PREFIX}/inject"
 INJECTED_LABEL: Final = f"{PREFIX}/injected"
 WORKLOAD_LABEL: Final = f"{PREFIX}/workload"
 MANAGED_BY_LABEL: Final = "app.kubernetes.io/managed-by"
+PART_OF_LABEL: Final = "app.kubernetes.io/part-of"
 TRUE: Final = "true"
 FALSE: Final = "false"
 
@@ -160,6 +166,8 @@ class EventReason(enum.StrEnum):
 class Fault(_Explained):
     """What `check` finds, each with the symptom by which people know it."""
 
+    NOT_INSTALLED = "not_installed", "no pod gets the exporter: metrics-sidecar is not installed here"
+
     # Of the webhook.
     WEBHOOK_MISSING = "webhook_missing", "no pod gets the exporter: the API server does not know the webhook"
     WEBHOOK_ENTRY_MISSING = "webhook_entry_missing", "labels have no effect: the API server calls for less"
@@ -203,6 +211,13 @@ class Fault(_Explained):
     )
     NOT_INJECTABLE = "not_injectable", "labelled, but its pods cannot have the exporter as they are"
     TEMPLATE_NOT_STAMPED = "template_not_stamped", "labelled, but no rollout began: the webhook was not there"
+
+    TEMPLATE_STILL_STAMPED = (
+        "template_still_stamped",
+        "no longer labelled, but pods keep the exporter: the webhook was not there",
+    )
+    LABELS_DISAGREE = "labels_disagree", "the label has no effect: the pod template says another, which wins"
+    OVERRIDE_IGNORED = "override_ignored", "an annotation has no effect"
 
     # Of pods.
     PODS_NOT_INJECTED = "pods_not_injected", "labelled, but pods run without the exporter"

@@ -11,8 +11,10 @@ from webhook.admission.review import RESOURCES
 from webhook.admission.telemetry import Telemetry
 from webhook.config import Settings
 
-MANIFEST = Path(__file__).parents[2] / "manifests" / "base" / "mutatingwebhookconfiguration.yaml"
+BASE = Path(__file__).parents[2] / "manifests" / "base"
+MANIFEST = BASE / "mutatingwebhookconfiguration.yaml"
 WEBHOOKS = yaml.safe_load(MANIFEST.read_text())["webhooks"]
+OWN_NAMESPACE = yaml.safe_load((BASE / "namespace.yaml").read_text())["metadata"]
 
 
 def path(webhook):
@@ -79,6 +81,18 @@ def test_none_can_block_anything(webhook):
 @pytest.mark.parametrize("namespace", sorted(Settings().ignored_namespaces))
 def test_none_is_called_in_a_namespace_that_is_ignored_anyway(webhook, namespace):
     labels = {"kubernetes.io/metadata.name": namespace, names.INJECT_LABEL: "true"}
+    if namespace == OWN_NAMESPACE["name"]:
+        labels |= OWN_NAMESPACE["labels"]
+    assert not matches(webhook["namespaceSelector"], labels)
+
+
+@pytest.mark.parametrize("webhook", WEBHOOKS, ids=path)
+def test_none_is_called_in_our_own_namespace_whatever_its_name(webhook):
+    labels = {
+        **OWN_NAMESPACE["labels"],
+        "kubernetes.io/metadata.name": "elsewhere",
+        names.INJECT_LABEL: "true",
+    }
     assert not matches(webhook["namespaceSelector"], labels)
 
 
