@@ -1,7 +1,7 @@
 """Talk to the API server, in plain dicts.
 
-`kubernetes.aio` connects, authenticates and encodes; its typed models are left out, for they lose the fields that
-they do not know.
+`kubernetes.aio` connects, authenticates and encodes; its typed models are left out, for they lose the fields
+that they do not know.
 """
 
 import dataclasses
@@ -35,12 +35,16 @@ class ClusterError(Exception):
     Args:
         code: the HTTP status, 0 if there was no answer.
         reason: the machine-readable reason of the API server's Status, such as `AlreadyExists`.
+        causes: the machine-readable causes of it, such as `NamespaceTerminating`.
     """
 
-    def __init__(self, message: str, code: int = 0, reason: str = "") -> None:
+    def __init__(
+        self, message: str, code: int = 0, reason: str = "", causes: frozenset[str] = frozenset()
+    ) -> None:
         super().__init__(message)
         self.code = code
         self.reason = reason
+        self.causes = causes
 
 
 class NoClusterError(Exception):
@@ -90,8 +94,8 @@ class Cluster:
     def __init__(self, configuration: Configuration) -> None:
         configuration.retries = 0
         self.configuration = configuration
-        self._api = ApiClient(configuration)
-        self._api.user_agent = f"metrics-sidecar-webhook/{names.VERSION}"
+        self.api = ApiClient(configuration)
+        self.api.user_agent = f"metrics-sidecar-webhook/{names.VERSION}"
 
     @classmethod
     async def connect(cls, context: str | None = None) -> Self:
@@ -125,7 +129,7 @@ class Cluster:
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._api.close()
+        await self.api.close()
 
     async def get(self, resource: Resource, name: str, namespace: str | None = None) -> Json | None:
         """Return an object, None if there is none of that name, or no such kind."""
@@ -197,11 +201,11 @@ class Cluster:
         seen: list[tuple[str, str]] | None = None,
     ) -> Json:
         """Send a request and return the JSON object that is the answer; its headers are added to `seen`."""
-        headers = {"Accept": _JSON, "Content-Type": content_type, **self._api.default_headers}
+        headers = {"Accept": _JSON, "Content-Type": content_type, **self.api.default_headers}
         url = self.configuration.host + path + (f"?{urlencode(query)}" if query else "")
         try:
-            await self._api.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
-            answer = await self._api.call_api(
+            await self.api.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
+            answer = await self.api.call_api(
                 method,
                 url,
                 header_params=headers,
@@ -238,4 +242,7 @@ def _refused(method: str, path: str, code: int, body: object) -> ClusterError:
     except ValueError:
         status = {}
     message = shape.text(status.get("message")) or "no reason given"
-    return ClusterError(f"{method} {path}: {code}: {message}", code, shape.text(status.get("reason")))
+    details = shape.mapping(status.get("details"))
+    causes = frozenset(shape.text(cause.get("reason")) for cause in shape.mappings(details.get("causes")))
+    reason = shape.text(status.get("reason"))
+    return ClusterError(f"{method} {path}: {code}: {message}", code, reason, causes)

@@ -1,8 +1,9 @@
 """Name the workload that a pod belongs to, and fit such names into what Kubernetes allows."""
 
+import dataclasses
 import hashlib
 import re
-from typing import Final
+from typing import Final, Self
 
 from webhook import names, shape
 
@@ -13,6 +14,53 @@ _LABEL_VALUE = re.compile(r"[A-Za-z0-9](?:[-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 _CRONJOB_RUN = re.compile(r"(.+)-\d{8,}")
 _LIMIT: Final = 63
 _DIGEST: Final = 8
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Reference:
+    """Which object is meant."""
+
+    namespace: str
+    api_version: str
+    kind: str
+    name: str
+    uid: str = ""
+
+    @classmethod
+    def of(cls, obj: object) -> Self:
+        """Return the reference to an object."""
+        content, metadata = shape.mapping(obj), shape.metadata(obj)
+        return cls(
+            shape.text(metadata.get("namespace")),
+            shape.text(content.get("apiVersion")),
+            shape.text(content.get("kind")),
+            shape.text(metadata.get("name")),
+            shape.text(metadata.get("uid")),
+        )
+
+    @classmethod
+    def of_controller(cls, obj: object) -> Self | None:
+        """Return the reference to the controller that made an object, None without one."""
+        owner = shape.controller(obj)
+        api_version, kind, name, uid = (
+            shape.text(owner.get(key)) for key in ("apiVersion", "kind", "name", "uid")
+        )
+        namespace = shape.text(shape.metadata(obj).get("namespace"))
+        return cls(namespace, api_version, kind, name, uid) if kind and name else None
+
+    @property
+    def group(self) -> str:
+        """The API group, empty for the core group."""
+        return group_of(self.api_version)
+
+    @property
+    def service_name(self) -> str:
+        """The name of the workload's Service."""
+        return service_name(self.api_version, self.kind, self.name)
+
+    def __str__(self) -> str:
+        kind = self.kind if self.group in BUILT_IN_GROUPS else f"{self.kind}.{self.group}"
+        return f"{kind.lower()} {self.namespace}/{self.name}"
 
 
 def digest(value: str, length: int = _DIGEST) -> str:

@@ -5,6 +5,7 @@ from typing import Any
 
 from webhook import identity, names, shape, status
 from webhook.config import Settings, overrides
+from webhook.identity import Reference
 from webhook.shape import Json
 from webhook.workload import get, template_path
 
@@ -27,16 +28,21 @@ def build_service(workload: Mapping[str, Any], settings: Settings, *, distinct: 
         NoServiceError: the object has no name, or no pod template.
     """
     obj = dict(workload)
-    api_version, kind, name = shape.text(obj.get("apiVersion")), shape.text(obj.get("kind")), shape.name(obj)
+    reference = Reference.of(obj)
     path = template_path(obj)
-    if path is None or not name or not kind:
+    if path is None or not reference.name or not reference.kind:
         raise NoServiceError(
-            f"service: {kind or 'object'} {name!r}; expected a named object with a pod template"
+            f"service: {reference.kind or 'object'} {reference.name!r};"
+            " expected a named object with a pod template"
         )
-    template = get(obj, path)
-    port = _port(template, settings)
+    port = _port(get(obj, path), settings)
+    return compose(reference, selector(obj, distinct=distinct), port)
+
+
+def compose(workload: Reference, chosen: Mapping[str, str], port: int) -> Json:
+    """Return the Service of a workload, for the pods that have these labels and serve on this port."""
     metadata: Json = {
-        "name": identity.service_name(api_version, kind, name),
+        "name": workload.service_name,
         # Prometheus copies each label of a Service to every series that it scrapes through it: only this one.
         "labels": {names.MANAGED_BY_LABEL: names.MANAGED_BY},
         "annotations": {
@@ -45,11 +51,18 @@ def build_service(workload: Mapping[str, Any], settings: Settings, *, distinct: 
             names.SCRAPE_PORT_ANNOTATION: str(port),
         },
     }
-    if namespace := shape.text(shape.metadata(obj).get("namespace")):
-        metadata["namespace"] = namespace
+    if workload.namespace:
+        metadata["namespace"] = workload.namespace
     # Without a uid the object has not been created yet, and what it will be called then is not known.
-    if uid := shape.text(shape.metadata(obj).get("uid")):
-        metadata["ownerReferences"] = [{"apiVersion": api_version, "kind": kind, "name": name, "uid": uid}]
+    if workload.uid:
+        metadata["ownerReferences"] = [
+            {
+                "apiVersion": workload.api_version,
+                "kind": workload.kind,
+                "name": workload.name,
+                "uid": workload.uid,
+            }
+        ]
     return {
         "apiVersion": "v1",
         "kind": "Service",
@@ -59,7 +72,7 @@ def build_service(workload: Mapping[str, Any], settings: Settings, *, distinct: 
             "clusterIP": "None",
             # Running out of ports makes pods unready: just when the metrics matter.
             "publishNotReadyAddresses": True,
-            "selector": selector(obj, distinct=distinct),
+            "selector": dict(chosen),
             "ports": [
                 # A number, for named ports of native sidecars are missing from EndpointSlices before 1.32.
                 {"name": names.SERVICE_PORT_NAME, "port": port, "targetPort": port, "protocol": "TCP"}
@@ -74,14 +87,19 @@ def selector(workload: Mapping[str, Any], *, distinct: bool = False) -> dict[str
     A Service cannot select by expressions, and a CronJob or a bare pod has no selector: there the label that
     the injector wrote on the pod says whose it is.
     """
-    spec = shape.mapping(workload.get("spec"))
-    given = shape.mapping(spec.get("selector"))
-    # A ReplicationController, and what was made in its image, has the labels without `matchLabels` around.
-    own = shape.texts(given.get("matchLabels")) or shape.texts(given)
+    own = match_labels(workload)
+    given = shape.mapping(shape.mapping(workload.get("spec")).get("selector"))
     ambiguous = distinct or not own or bool(given.get("matchExpressions"))
     if ambiguous and (whose := identity.of_workload(workload)):
         own[names.WORKLOAD_LABEL] = whose
     return {**own, names.INJECTED_LABEL: names.TRUE}
+
+
+def match_labels(workload: Mapping[str, Any]) -> dict[str, str]:
+    """Return the labels by which a workload selects its pods, empty if it has none, or expressions only."""
+    given = shape.mapping(shape.mapping(workload.get("spec")).get("selector"))
+    # A ReplicationController, and what was made in its image, has the labels without `matchLabels` around.
+    return shape.texts(given.get("matchLabels")) or shape.texts(given)
 
 
 def _port(template: Json, settings: Settings) -> int:
