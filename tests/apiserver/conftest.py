@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.apiserver import binaries
+from tests.apiserver import binaries, customkinds, permissions
 from tests.apiserver.admission import Endpoint, installed
 from tests.apiserver.controlplane import ControlPlane
 from tests.apiserver.injector import in_effect
 from tests.apiserver.namespaces import create_namespace, delete_namespace
+from tests.apiserver.reconciler import reconciling
+from tests.apiserver.targets import Kubelet
 
 
 def pytest_collection_modifyitems(items):
@@ -158,3 +160,51 @@ def make_injector(api):
     """Return a function that puts an injector to work at an endpoint, until the test ends."""
     with contextlib.ExitStack() as stack:
         yield lambda endpoint, **options: stack.enter_context(in_effect(api, endpoint, **options))
+
+
+@pytest.fixture(scope="session")
+def accounts(control_plane, admin):
+    """The service accounts of our processes, with the permissions that the manifests give them."""
+    permissions.plant(admin)
+
+
+@pytest.fixture(scope="module")
+def kubelet(control_plane, admin):
+    """Somebody who gives pods their addresses, so that they become endpoints."""
+    with Kubelet(admin) as kubelet:
+        yield kubelet
+
+
+@pytest.fixture(scope="module")
+def custom_kinds(control_plane, admin):
+    """Workloads of other projects' kinds can be created."""
+    control_plane.start_api_server()
+    with customkinds.served(admin):
+        yield
+
+
+@pytest.fixture(scope="module")
+def reconciler_settings():
+    """What a module's reconciler is started with; modules may have another."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def reconciler(controllers, admin, accounts, reconciler_settings):
+    """The reconciler, leading, for one module of tests; nothing unforeseen may have happened to it.
+
+    Tests that make it fail start one of their own, with `make_reconciler`.
+    """
+    controllers.start_api_server()
+    with reconciling(controllers, admin, **reconciler_settings) as reconciler:
+        reconciler.wait_until_leading()
+        yield reconciler
+        assert reconciler.crashes() == []
+        assert permissions.refused(reconciler.requests()) == []
+
+
+@pytest.fixture
+def make_reconciler(controllers, api, accounts):
+    """Return a function that starts a reconciler, which runs until the test ends."""
+    with contextlib.ExitStack() as stack:
+        yield lambda **options: stack.enter_context(reconciling(controllers, api, **options))
