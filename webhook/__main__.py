@@ -13,6 +13,7 @@ from webhook import names
 # admission process has no room for what the others need.
 _MODULES: Final = {
     "serve": "webhook.admission.command",
+    "check": "webhook.check.command",
     "reconcile": "webhook.reconciler.command",
     "inject": "webhook.offline.command",
     "uninject": "webhook.offline.command",
