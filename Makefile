@@ -6,10 +6,10 @@ export PIP_CACHE_DIR ?= $(CURDIR)/.cache/pip
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --require-hashes
 
-.PHONY: help demo test check bench lock clean
+.PHONY: help demo test check bench manifests lock clean
 
 help: ## list the commands
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 demo: $(VENV)/.demo ## watch a pod run out of local ports, and see it coming; needs no cluster
 	@$(BIN)/python -m demo $(DEMO_ARGS)
@@ -25,6 +25,9 @@ check: $(VENV)/.dev ## lint, types, and the direction of imports
 
 bench: $(VENV)/.dev ## side by side with ss, node_exporter, psutil and the kernel's own floor, as ratios
 	$(BIN)/python -m bench
+
+manifests: $(VENV)/.dev ## write manifests/install.yaml anew, from manifests/base
+	$(BIN)/python -m tests.manifests.kustomize
 
 lock: $(VENV)/.dev ## resolve the dependencies anew, pinned with hashes
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
