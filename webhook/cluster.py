@@ -76,6 +76,7 @@ PODS: Final = Resource("v1", "Pod", "pods")
 SERVICES: Final = Resource("v1", "Service", "services")
 SECRETS: Final = Resource("v1", "Secret", "secrets")
 EVENTS: Final = Resource("v1", "Event", "events")
+LEASES: Final = Resource("coordination.k8s.io/v1", "Lease", "leases")
 NAMESPACES: Final = Resource("v1", "Namespace", "namespaces", namespaced=False)
 WEBHOOKS: Final = Resource(
     "admissionregistration.k8s.io/v1",
@@ -94,8 +95,8 @@ class Cluster:
     def __init__(self, configuration: Configuration) -> None:
         configuration.retries = 0
         self.configuration = configuration
-        self.api = ApiClient(configuration)
-        self.api.user_agent = f"metrics-sidecar-webhook/{names.VERSION}"
+        self._api = ApiClient(configuration)
+        self._api.user_agent = f"metrics-sidecar-webhook/{names.VERSION}"
 
     @classmethod
     async def connect(cls, context: str | None = None) -> Self:
@@ -129,7 +130,7 @@ class Cluster:
 
     async def close(self) -> None:
         """Close the connections."""
-        await self.api.close()
+        await self._api.close()
 
     async def get(self, resource: Resource, name: str, namespace: str | None = None) -> Json | None:
         """Return an object, None if there is none of that name, or no such kind."""
@@ -201,11 +202,11 @@ class Cluster:
         seen: list[tuple[str, str]] | None = None,
     ) -> Json:
         """Send a request and return the JSON object that is the answer; its headers are added to `seen`."""
-        headers = {"Accept": _JSON, "Content-Type": content_type, **self.api.default_headers}
+        headers = {"Accept": _JSON, "Content-Type": content_type, **self._api.default_headers}
         url = self.configuration.host + path + (f"?{urlencode(query)}" if query else "")
         try:
-            await self.api.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
-            answer = await self.api.call_api(
+            await self._api.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
+            answer = await self._api.call_api(
                 method,
                 url,
                 header_params=headers,

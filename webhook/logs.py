@@ -42,7 +42,7 @@ def configure(level: str) -> None:
     root.setLevel(level)
     # At INFO kopf writes several lines per review, which cost more than the review itself.
     logging.getLogger("kopf").setLevel(max(logging.WARNING, logging.getLevelName(level)))
-    # It says each time what the caller says once.
-    logging.getLogger("kubernetes").setLevel(logging.CRITICAL)
+    # It warns that signals are not its business, which is how it is to be (see `reconciler.watch`).
+    logging.getLogger("kopf._core.reactor.running").setLevel(logging.ERROR)
     # It warns that a login was cancelled, which is how ours always ends (see `admission.handlers`).
     logging.getLogger("kopf.activities.authentication").setLevel(logging.ERROR)

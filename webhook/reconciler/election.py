@@ -1,138 +1,169 @@
-"""Agree with the other replicas on which of them acts, by a Lease."""
+"""Agree with the other replicas on which of them acts, by a Lease.
+
+The `kubernetes` package has an election too. Its Lease cannot be created (37.0: the request fails the
+library's own validation), a refused connection ends it, an answer that never comes holds it up past the
+Lease's end, and it goes by the wall clock. The rules here are those of client-go.
+"""
 
 import asyncio
 import contextlib
+import datetime as dt
 import logging
 import time
 from collections.abc import Callable, Coroutine
+from http import HTTPStatus
 from typing import Any, Final
 
-import aiohttp
-from kubernetes.aio.client import ApiClient, ApiException
-from kubernetes.aio.leaderelection.electionconfig import Config
-from kubernetes.aio.leaderelection.leaderelection import LeaderElection
-from kubernetes.aio.leaderelection.resourcelock.leaselock import LeaseLock
+from webhook import shape
+from webhook.cluster import LEASES, Cluster, ClusterError
+from webhook.shape import Json
 
 logger = logging.getLogger(__name__)
 
-# A dead leader is replaced within LEASE + RETRY seconds. One that cannot renew gives up after RENEW, before
-# anyone else may take over.
-LEASE: Final = 12.0
-RENEW: Final = 8.0
-RETRY: Final = 2.0
-
+# Seconds. A dead leader is replaced within LEASE + RETRY. One that cannot renew stops acting after RENEW,
+# before anyone else may begin.
+LEASE: Final = 12
+RENEW: Final = 8
+RETRY: Final = 2
 _ANSWER: Final = 3.0
-_UNREACHABLE = (aiohttp.ClientError, TimeoutError, OSError)
 
 
-class Lock(LeaseLock):
-    """The Lease.
+class Lock:
+    """The Lease, and whether it is ours.
 
-    The library's own lets errors of the connection through, which end the election, and waits five minutes
-    for an answer.
+    The times in a Lease are of its holder's clock, so they are only compared with themselves: a Lease is over
+    when it has not changed for as long as it says, by our own clock.
+
+    Args:
+        cluster: how to reach the API server.
+        namespace: where the Lease is.
+        name: its name.
+        identity: who we are; no other replica may be the same.
     """
 
-    def __init__(self, name: str, namespace: str, identity: str, api: ApiClient) -> None:
-        super().__init__(name, namespace, identity, api)
+    def __init__(self, cluster: Cluster, namespace: str, name: str, identity: str) -> None:
+        self._cluster = cluster
+        self._namespace = namespace
+        self._name = name
+        self._identity = identity
+        self._seen: tuple[float, object] = 0.0, None
         self._renewed: float | None = None
 
     @property
     def held(self) -> bool:
-        """Whether the Lease is ours for certain: a process that was frozen wakes up when it no longer is."""
-        return self._renewed is not None and time.monotonic() - self._renewed < LEASE
+        """Whether the Lease is ours for certain. A process that was frozen finds that it no longer is."""
+        return self._renewed is not None and time.monotonic() - self._renewed < RENEW
 
-    async def get(self, name: str, namespace: str) -> Any:  # noqa: ANN401 (the library's)
-        """Return the Lease as it is."""
-        try:
-            async with asyncio.timeout(_ANSWER):
-                return await super().get(name, namespace)
-        except _UNREACHABLE as error:
-            return False, ApiException(status=0, reason=str(error) or type(error).__name__)
+    async def acquire_or_renew(self) -> bool:
+        """Make the Lease ours, or keep it so, if nobody else has it; return whether it is.
 
-    async def create(self, name: str, namespace: str, election_record: Any) -> bool:  # noqa: ANN401
-        """Make the Lease, ours from the start; return whether that was possible."""
-        return await self._renewing(super().create(name, namespace, election_record))
-
-    async def update(self, name: str, namespace: str, updated_record: Any) -> bool:  # noqa: ANN401
-        """Renew the Lease, or take it over; return whether that was possible."""
-        return await self._renewing(super().update(name, namespace, updated_record))
+        Raises:
+            ClusterError: the API server could not be asked. What was ours stays so until RENEW is over.
+        """
+        # From before the request: the API server may have stored it at any time since.
+        start = time.monotonic()
+        lease = await self._cluster.get(LEASES, self._name, self._namespace)
+        if lease is None:
+            await self._cluster.create(LEASES, self._lease({}))
+        elif self._is_free(lease):
+            # With its resourceVersion: of two that want it, one gets a conflict.
+            await self._cluster.replace(LEASES, self._lease(lease))
+        else:
+            self._renewed = None
+            return False
+        self._renewed = start
+        return True
 
     async def release(self) -> None:
-        """Let go of the Lease, if it is ours, so that another replica need not wait for its end."""
-        if not self.held or self.lease_reference is None:
+        """Let go of the Lease if it is ours, so that another replica need not wait for its end."""
+        if self._renewed is None:
             return
         self._renewed = None
-        with contextlib.suppress(ApiException, *_UNREACHABLE):
+        with contextlib.suppress(ClusterError, TimeoutError):
             async with asyncio.timeout(_ANSWER):
-                await super().get(self.name, self.namespace)
-                spec = self.lease_reference.spec
-                if spec is not None and spec.holder_identity == self.identity:
-                    spec.holder_identity = None
-                    await self.api_instance.replace_namespaced_lease(
-                        self.name, self.namespace, self.lease_reference
-                    )
+                lease = await self._cluster.get(LEASES, self._name, self._namespace)
+                if lease and _holder(lease) == self._identity:
+                    spec = {key: value for key, value in lease["spec"].items() if key != "holderIdentity"}
+                    await self._cluster.replace(LEASES, {**lease, "spec": spec})
 
-    def forget(self) -> None:
-        """Know that the Lease is no longer ours."""
-        self._renewed = None
+    def _is_free(self, lease: Json) -> bool:
+        holder = _holder(lease)
+        if holder in ("", self._identity):
+            return True
+        version = shape.metadata(lease).get("resourceVersion")
+        now = time.monotonic()
+        if self._seen[1] != version:
+            self._seen = now, version
+        seconds = shape.mapping(lease.get("spec")).get("leaseDurationSeconds")
+        # Another holder may have another duration; one that nobody can have meant is not waited for.
+        duration = seconds if isinstance(seconds, int) and 0 < seconds <= 10 * LEASE else LEASE
+        return now - self._seen[0] >= duration
 
-    async def _renewing(self, request: Coroutine[Any, Any, bool]) -> bool:
-        # It counts from before the request: that is when the API server may have stored it.
-        start = time.monotonic()
-        try:
-            async with asyncio.timeout(_ANSWER):
-                done = await request
-        except _UNREACHABLE:
-            return False
-        if done:
-            self._renewed = start
-        return done
+    def _lease(self, before: Json) -> Json:
+        spec = shape.mapping(before.get("spec"))
+        now = dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        renewed = {**spec, "leaseDurationSeconds": LEASE, "renewTime": now}
+        if _holder(before) != self._identity:
+            transitions = spec.get("leaseTransitions")
+            renewed |= {
+                "holderIdentity": self._identity,
+                "acquireTime": now,
+                "leaseTransitions": transitions + 1 if isinstance(transitions, int) else 0,
+            }
+        metadata = shape.metadata(before) or {"name": self._name, "namespace": self._namespace}
+        return {
+            "apiVersion": LEASES.api_version,
+            "kind": LEASES.kind,
+            "metadata": metadata,
+            "spec": renewed,
+        }
 
 
 async def campaign(
     lock: Lock, lead: Callable[[], Coroutine[Any, Any, None]], standing: Callable[[bool], None]
 ) -> None:
-    """Act while we hold the Lease, wait for it while we do not, until cancelled; then let go of it.
+    """Act while the Lease is ours, wait for it while it is not, until cancelled; then let go of it.
 
     Args:
         lock: the Lease.
-        lead: what to do while it is ours; cancelled when it no longer is.
+        lead: what to do while it is ours; cancelled when it no longer is. That it ends by itself is a fault.
         standing: is told each time that we begin to lead (True) or to stand by (False).
+
+    Raises:
+        Exception: what `lead` raised.
     """
-    # The library's exit is its `run` returning, which it does when the Lease is lost.
-    leading: list[asyncio.Task[None]] = []
-
-    async def begin() -> None:
-        standing(True)
-        leading.append(asyncio.create_task(lead()))
-
-    async def end() -> None:
-        lock.forget()
-
     try:
         while True:
             standing(False)
-            election = LeaderElection(Config(lock, LEASE, RENEW, RETRY, begin, end))
-            run = asyncio.create_task(election.run())
+            while not await _try(lock):
+                await asyncio.sleep(RETRY)
+            standing(True)
+            leading = asyncio.create_task(lead())
             try:
-                await _until_over(run, leading)
+                while lock.held and not leading.done():
+                    await asyncio.wait({leading}, timeout=RETRY)
+                    await _try(lock)
             finally:
-                await _cancelled(run, *leading)
-                leading.clear()
+                leading.cancel()
+                await asyncio.wait({leading})
+            if not leading.cancelled():
+                leading.result()
+            logger.warning("election: the Lease is lost")
     finally:
         await lock.release()
 
 
-async def _until_over(run: asyncio.Task[None], leading: list[asyncio.Task[None]]) -> None:
-    """Wait until the Lease is lost, or what leads has ended, which it does only when it is broken."""
-    while not run.done() and not any(task.done() for task in leading):
-        await asyncio.wait({run, *leading}, timeout=0.5, return_when=asyncio.FIRST_COMPLETED)
-    for task in (run, *leading):
-        if task.done() and not task.cancelled() and (error := task.exception()):
-            raise error
+async def _try(lock: Lock) -> bool:
+    try:
+        async with asyncio.timeout(_ANSWER):
+            return await lock.acquire_or_renew()
+    except TimeoutError:
+        return False
+    except ClusterError as error:
+        level = logging.DEBUG if error.code == HTTPStatus.CONFLICT else logging.INFO
+        logger.log(level, "election: %s", error)
+        return False
 
 
-async def _cancelled(*tasks: asyncio.Task[None]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+def _holder(lease: Json) -> str:
+    return shape.text(shape.mapping(lease.get("spec")).get("holderIdentity"))

@@ -36,7 +36,7 @@ class Process:
         self._reconciling = reconciling
         self._telemetry = Telemetry()
         self._identity = f"{os.environ.get('HOSTNAME') or socket.gethostname()}_{secrets.token_hex(4)}"
-        self._lock = Lock(names.RECONCILER, reconciling.namespace, self._identity, cluster.api)
+        self._lock = Lock(cluster, reconciling.namespace, names.RECONCILER, self._identity)
         self._cluster = LeaderCluster(cluster.configuration, lambda: self._lock.held, self._telemetry.wrote)
         self._reconciler: Reconciler | None = None
         self._said: str | None = None
