@@ -123,6 +123,21 @@ def of_pod(pod: object) -> str | None:
     return identity(api_version, kind, name)
 
 
+def of_unnamed_pod(pod: object, token: str) -> str | None:
+    """Return an identity for a pod that nobody owns and the API server has yet to name, from generateName.
+
+    Several of them may have the same labels, and nothing else would tell their Services apart.
+
+    Args:
+        pod: the object.
+        token: what no other pod has, such as the uid of the request that creates it.
+    """
+    prefix = shape.text(shape.metadata(pod).get("generateName"))
+    if shape.controller(pod) or not prefix or not token:
+        return None
+    return identity("v1", "Pod", f"{prefix}{digest(token)}")
+
+
 def service_name(api_version: str, kind: str, name: str) -> str:
     """Return the name of a workload's Service: a DNS label, and no other workload's in the namespace.
 

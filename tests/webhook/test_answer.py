@@ -133,3 +133,23 @@ def test_every_warning_fits():
     """The API server cuts warnings at 256 characters."""
     longest = max(len(reason.sentence) for reason in Reason)
     assert longest + len(f"metrics-sidecar: {names.INJECT_LABEL}=false has no effect here, ") < 256
+
+
+def test_pods_that_are_yet_to_be_named_get_identities_of_their_own():
+    unnamed = pod()
+    unnamed["metadata"]["generateName"] = "run-"
+    first, second = (
+        answer_pod(unnamed, SHOP, "CREATE", SETTINGS, uid).obj["metadata"]["labels"][names.WORKLOAD_LABEL]
+        for uid in ("a", "b")
+    )
+    assert first.startswith("pod.run-")
+    assert second.startswith("pod.run-")
+    assert first != second
+
+
+def test_a_pod_that_a_controller_made_has_its_identity_whatever_it_will_be_called():
+    owner = {"apiVersion": "apps/v1", "kind": "DaemonSet", "name": "web", "uid": "1", "controller": True}
+    owned = pod()
+    owned["metadata"] |= {"generateName": "web-", "ownerReferences": [owner]}
+    injected = answer_pod(owned, SHOP, "CREATE", SETTINGS, "a").obj
+    assert injected["metadata"]["labels"][names.WORKLOAD_LABEL] == "daemonset.web"

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Final
 
-from webhook import names, shape
+from webhook import identity, names, shape
 from webhook.config import Settings, overrides
 from webhook.decision import Decision, decide
 from webhook.injection import inject, mended
@@ -29,13 +29,22 @@ class Answer:
     """Sentences that kubectl shows to whoever made the request."""
 
 
-def answer_pod(pod: Json, namespace: Json, operation: str, settings: Settings) -> Answer:
-    """Answer a request about a pod: its containers can change only when it is created."""
+def answer_pod(pod: Json, namespace: Json, operation: str, settings: Settings, uid: str = "") -> Answer:
+    """Answer a request about a pod: its containers can change only when it is created.
+
+    Args:
+        pod: the object.
+        namespace: where it is to be.
+        operation: what is done with it.
+        settings: the cluster's.
+        uid: of the request.
+    """
     if operation != "CREATE":
         return Answer(pod, Decision(Action.SKIP, Reason.OTHER_OPERATION))
     decision = decide(pod, namespace, settings)
     if decision.action is Action.INJECT:
-        return Answer(inject(pod, settings), decision, tuple(_said(overrides(pod, settings)[1])))
+        injected = inject(pod, settings, identity.of_pod(pod) or identity.of_unnamed_pod(pod, uid))
+        return Answer(injected, decision, tuple(_said(overrides(pod, settings)[1])))
     if decision.reason is Reason.ALREADY_INJECTED:
         return Answer(mended(pod), decision)
     return Answer(pod, decision, tuple(_said(_objections(pod, decision))))

@@ -34,13 +34,13 @@ def registry(settings: Settings, telemetry: Telemetry) -> kopf.OperatorRegistry:
     async def pod(*, warnings: list[str], **_: object) -> None:
         review = under_review.get()
         namespace = {"metadata": {"name": review.namespace}}
-        conclude(review, answer_pod(review.obj, namespace, review.operation, settings), warnings)
+        conclude(review, answer_pod(review.obj, namespace, review.operation, settings, review.uid), warnings)
 
     @kopf.on.mutate(*PODS, id=names.NAMESPACE_HANDLER, operations=["CREATE"], registry=handlers)
     async def pod_of_labelled_namespace(*, warnings: list[str], **_: object) -> None:
         review = under_review.get()
         namespace = labelled(review.namespace)
-        conclude(review, answer_pod(review.obj, namespace, review.operation, settings), warnings)
+        conclude(review, answer_pod(review.obj, namespace, review.operation, settings, review.uid), warnings)
 
     @kopf.on.mutate(*WORKLOADS, id=names.WORKLOAD_HANDLER, operations=["CREATE", "UPDATE"], registry=handlers)
     async def workload(*, warnings: list[str], **_: object) -> None:
