@@ -111,14 +111,19 @@ class Cluster:
                 await load_kube_config(
                     context=context, client_configuration=configuration, persist_config=False
                 )
-            except ConfigException:
+            except ConfigException as missing:
                 if context is not None:
                     raise
-                load_incluster_config(configuration)
+                try:
+                    load_incluster_config(configuration)
+                except ConfigException:
+                    # Outside of a cluster it is the kubeconfig that is wanted.
+                    raise missing from None
         # The library raises what the reading of a broken file happens to raise.
         except Exception as error:
+            why = str(error).rstrip(".")
             raise NoClusterError(
-                f"kubeconfig: {error}; expected KUBECONFIG, ~/.kube/config or a pod's service account"
+                f"kubeconfig: {why}; expected KUBECONFIG, ~/.kube/config or a pod's service account"
             ) from error
         return cls(configuration)
 

@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import dataclasses
+import logging
 import os
 import shutil
 import sys
@@ -55,6 +56,8 @@ def add_commands(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser
 
 
 def _run(options: argparse.Namespace) -> int:
+    # The client library complains by itself of what is said here, as a sentence.
+    logging.disable()
     try:
         seen = asyncio.run(_look(options))
     except NoClusterError as error:
