@@ -32,10 +32,12 @@ _REMEMBER: Final = 120.0
 
 @dataclasses.dataclass(slots=True)
 class _Seen:
-    """When an object was last heard of, on the monotonic clock, and in which version a watch brought it."""
+    """When an object was last heard of, and whether by a watch."""
 
     when: float
+    """On the monotonic clock."""
     watched: str = ""
+    """The version in which a watch brought it, empty if a list has shown a newer one since."""
 
 
 class Reconciler:
@@ -118,6 +120,8 @@ class Reconciler:
         seen.when = now
         if watched:
             seen.watched = version
+        elif seen.watched != version:
+            seen.watched = ""
 
     # --- comparing with all there is ---------------------------------------------------------------------
 
