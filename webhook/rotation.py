@@ -108,9 +108,11 @@ def desired(
     serving = _serving(data)
     why = _why_useless(serving, trusted, hosts, now)
     if serving is not None and not why:
-        in_use = (*stored, signer, certificates.issuer(serving.certificate, trusted))
-        if any(each not in in_use and not is_young(each) for each in trusted):
-            why = "API servers trust a CA that the Secret has lost, and that may have signed what is served"
+        issuer = certificates.issuer(serving.certificate, trusted)
+        others = {each for each in trusted if not is_young(each)} - {signer, issuer}
+        if _is_exchanged(issuer, stored, trusting, others):
+            # Dated anew, what may be served is trusted until this one has reached everyone.
+            why = "API servers trust another CA, which may have signed what is served"
         # Not while an API server may trust only the authority before it.
         elif not is_young(signer) and all(signer in group for group in trusting):
             why = _why_renewed(serving.certificate, signer, now)
@@ -120,7 +122,6 @@ def desired(
 
     issuer = certificates.issuer(serving.certificate, trusted)
     assert issuer is not None
-
     # Another's certificate may still be served for a while; and one that is young is perhaps about to serve.
     changing = is_young(serving.certificate)
     kept = [each for each in trusted if changing or each in (signer, issuer) or is_young(each)]
@@ -205,6 +206,21 @@ def _why_renewed(certificate: x509.Certificate, signer: x509.Certificate, now: d
     if certificates.issuer(certificate, [signer]) is None:
         return "the previous CA has signed it"
     return "two thirds of its time are over" if certificates.is_due(certificate, now) else ""
+
+
+def _is_exchanged(
+    issuer: x509.Certificate | None,
+    stored: Sequence[x509.Certificate],
+    trusting: Sequence[Sequence[x509.Certificate]],
+    others: set[x509.Certificate],
+) -> bool:
+    """Tell whether the Secret seems to be another than before, such as one from a backup.
+
+    Then API servers trust an authority that the Secret knows nothing of, or not the one that it is served by.
+    """
+    others = others.intersection(each for group in trusting for each in group)
+    unknown = others.difference(stored)
+    return bool(unknown) or (bool(others) and not all(issuer in group for group in trusting))
 
 
 def _age(certificate: x509.Certificate) -> tuple[float, int]:
