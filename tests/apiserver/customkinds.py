@@ -8,11 +8,12 @@ from tests.apiserver.objects import container, metadata
 from tests.apiserver.waiting import eventually
 
 CRD = "apiextensions.k8s.io/v1", "CustomResourceDefinition"
-# Plural, and kind: the last is one that the reconciler may not read.
+# One that the reconciler may not read, and finds out by asking.
+UNREADABLE = "gangs"
 KINDS = {
     ("argoproj.io/v1alpha1", "Rollout"): "rollouts",
     ("apps.kruise.io/v1alpha1", "CloneSet"): "clonesets",
-    ("gangs.test.invalid/v1", "Gang"): "gangs",
+    ("gangs.test.invalid/v1", "Gang"): UNREADABLE,
 }
 
 

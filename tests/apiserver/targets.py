@@ -112,17 +112,22 @@ def never_double(api: Client, namespace: str) -> None:
         assert marked or not chosen, f"{pod['metadata']['name']} has no exporter; selected by {chosen}"
 
 
-def one_each(api: Client, namespace: str | None = None, *, deadline: float = 30.0) -> dict[str, str]:
+def one_each(
+    api: Client, namespace: str | None = None, count: int | None = None, *, deadline: float = 30.0
+) -> dict[str, str]:
     """Wait until each injected pod is an endpoint of exactly one of our Services; return which, by pod.
 
-    In all namespaces that are not about to go and that the reconciler looks after, if none is named. Pods
-    that are about to go may be endpoints a little longer.
+    In all namespaces that are not about to go and that the reconciler looks after, if none is named; else
+    there has to be one pod at least, or as many as `count` says. Pods that are about to go may be endpoints
+    a little longer.
     """
 
     def condition() -> list[dict[str, str]]:
         here = {namespace} if namespace else _living(api)
         ours = [item for item in services(api, namespace) if item["metadata"]["namespace"] in here]
         pods = [pod for pod in injected_pods(api, namespace) if pod["metadata"]["namespace"] in here]
+        enough = len(pods) == count if count is not None else bool(pods) or namespace is None
+        assert enough, f"injected pods: {[_key(pod) for pod in pods]}"
         chosen = {_key(pod): selected(pod, ours) for pod in pods}
         wrong = {pod: found for pod, found in chosen.items() if len(found) != 1}
         assert not wrong, f"selected by other than one Service: {wrong}"

@@ -1,0 +1,244 @@
+"""Whatever happens between the reconciler and the API server, it goes on where it was, by itself."""
+
+import time
+
+import pytest
+
+from tests.apiserver.gateway import Gateway, late
+from tests.apiserver.objects import workload
+from tests.apiserver.proxy import Proxy
+from tests.apiserver.targets import injected_pods, one_each, services
+from tests.apiserver.waiting import eventually
+
+pytestmark = pytest.mark.usefixtures("injector", "kubelet")
+
+SERVICE = "v1", "Service", "web-metrics-sidecar"
+
+
+@pytest.fixture
+def proxy(controllers):
+    with Proxy(controllers.url) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def gateway(controllers):
+    with Gateway(controllers.admin_kubeconfig) as gateway:
+        yield gateway
+
+
+def deploy(api, namespace, name="web", **options):
+    api.create(workload("Deployment", namespace, name, inject="true", **options))
+    wanted = f"{name}-metrics-sidecar"
+    eventually("the Service", lambda: api.find("v1", "Service", wanted, namespace))
+    one_each(api, namespace)
+
+
+def heals(api, namespace, what, say, deadline=60.0):
+    start = time.monotonic()
+    api.delete(*SERVICE, namespace)
+    eventually("the Service to be back", lambda: api.find(*SERVICE, namespace), deadline=deadline)
+    say(f"{what}: a deleted Service is back after {time.monotonic() - start:.1f} s")
+
+
+def is_quiet(reconciler, most):
+    """Check that an outage is told, not counted: few lines, all of them sentences."""
+    assert reconciler.crashes() == []
+    complaints = [line["message"] for line in reconciler.complaints()]
+    assert len(complaints) <= most, complaints
+
+
+# --- the API server --------------------------------------------------------------------------------------
+
+
+def test_a_restart_of_the_api_server_is_survived(api, control_plane, namespace, make_reconciler, say):
+    reconciler = make_reconciler()
+    reconciler.wait_until_leading()
+    deploy(api, namespace)
+    control_plane.restart_api_server()
+    heals(api, namespace, "API server restarted", say)
+    one_each(api, namespace)
+    assert reconciler.process.exit_code is None
+    is_quiet(reconciler, 10)
+
+
+def test_an_api_server_that_is_away_for_twenty_seconds_is_waited_for(
+    api, control_plane, namespace, make_reconciler, say
+):
+    reconciler = make_reconciler()
+    reconciler.wait_until_leading()
+    deploy(api, namespace)
+    control_plane.kill_api_server()
+    away = time.monotonic() + 20
+    eventually("20 s", lambda: time.monotonic() > away)
+    assert reconciler.process.exit_code is None
+    control_plane.start_api_server()
+    heals(api, namespace, "API server away for 20 s", say)
+    deploy(api, namespace, "later")
+    is_quiet(reconciler, 12)
+    eventually("to lead again", lambda: reconciler.leads, deadline=30)
+    eventually("to be alive", lambda: reconciler.get("/livez")[0] == 200)
+
+
+def test_what_was_deleted_and_made_while_it_could_not_see_is_noticed(
+    api, control_plane, namespace, proxy, make_reconciler, say
+):
+    """The watch cannot go on where it was (410 Gone), for the API server has forgotten."""
+    reconciler = make_reconciler(through=proxy)
+    reconciler.wait_until_leading()
+    deploy(api, namespace, replicas=2)
+    deploy(api, namespace, "other")
+    proxy.refuse()
+    api.delete("v1", "Service", SERVICE[2], namespace)
+    api.delete("apps/v1", "Deployment", "other", namespace)
+    created = workload("Deployment", namespace, "new", inject="true")
+    api.create(created)
+    eventually("the new pods", lambda: len(injected_pods(api, namespace)) == 3)
+    # Its history begins anew with each start, and after what happened.
+    control_plane.restart_api_server()
+    proxy.mend()
+    start = time.monotonic()
+
+    def in_step():
+        found = {item["metadata"]["name"] for item in services(api, namespace)}
+        return found == {"web-metrics-sidecar", "new-metrics-sidecar"}
+
+    eventually("all to be in step", in_step, deadline=60)
+    say(f"after an outage: in step {time.monotonic() - start:.1f} s later")
+    one_each(api, namespace)
+    assert reconciler.crashes() == []
+    eventually("the gauge", lambda: reconciler.metric("injected_pods") >= 3)
+
+
+# --- the network -----------------------------------------------------------------------------------------
+
+
+def test_connections_that_are_cut_are_made_again(api, namespace, proxy, make_reconciler, say):
+    reconciler = make_reconciler(through=proxy)
+    reconciler.wait_until_leading()
+    deploy(api, namespace)
+    for _ in range(3):
+        proxy.cut()
+        heals(api, namespace, "connections cut", say)
+    one_each(api, namespace)
+    assert reconciler.leads
+    is_quiet(reconciler, 12)
+
+
+def test_connections_that_are_half_open_are_noticed(api, namespace, proxy, make_reconciler, say):
+    """A firewall that has forgotten them: nothing comes any more, and no end either."""
+    reconciler = make_reconciler(through=proxy, resync_seconds=300)
+    reconciler.wait_until_leading()
+    deploy(api, namespace)
+    proxy.freeze()
+    start = time.monotonic()
+    api.delete(*SERVICE, namespace)
+
+    def recovers_or_asks_for_a_restart():
+        return api.find(*SERVICE, namespace) or reconciler.get("/livez")[0] == 503
+
+    eventually("it to notice", recovers_or_asks_for_a_restart, deadline=120)
+    healed = bool(api.find(*SERVICE, namespace))
+    what = "recovered by itself" if healed else "/livez says 503"
+    say(f"half-open connections: {what} after {time.monotonic() - start:.1f} s")
+    if healed:
+        eventually("to be alive", lambda: reconciler.get("/livez")[0] == 200, deadline=30)
+        heals(api, namespace, "afterwards", say)
+    is_quiet(reconciler, 12)
+
+
+def test_a_network_that_is_silent_for_long_makes_it_step_down_and_come_back(
+    api, namespace, proxy, make_reconciler, say
+):
+    reconciler = make_reconciler(through=proxy)
+    reconciler.wait_until_leading()
+    deploy(api, namespace)
+    proxy.freeze(new=True)
+    start = time.monotonic()
+    eventually("it to step down", lambda: not reconciler.leads, deadline=30)
+    say(f"silent network: steps down after {time.monotonic() - start:.1f} s")
+    # Before anyone else may lead: the Lease has 12 s.
+    proxy.mend()
+    reconciler.wait_until_leading(60)
+    heals(api, namespace, "silent network, mended", say)
+    is_quiet(reconciler, 12)
+
+
+# --- answers ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("code", [429, 500, 503])
+def test_an_api_server_in_trouble_is_asked_again_later_and_not_hammered(
+    api, namespace, gateway, make_reconciler, code, say
+):
+    reconciler = make_reconciler(through=gateway)
+    reconciler.wait_until_leading()
+    deploy(api, namespace)
+
+    def fault(method, path):
+        return code if "/services/" in path and method in ("PATCH", "POST") else None
+
+    gateway.fault = fault
+    before = gateway.answered
+    api.delete(*SERVICE, namespace)
+    start = time.monotonic()
+    eventually("some tries", lambda: gateway.answered >= before + 3, deadline=30)
+    assert reconciler.metric("errors_total") >= 3
+    assert reconciler.metric("queue_depth") >= 1
+    tries, seconds = gateway.answered - before, time.monotonic() - start
+    assert seconds > 1, f"{tries} tries in {seconds:.1f} s"
+    # Others are looked after meanwhile: one that fails does not stop the queue.
+    assert reconciler.leads
+    gateway.fault = lambda *_: None
+    eventually("the Service to be back", lambda: api.find(*SERVICE, namespace), deadline=30)
+    say(f"{code}: {tries} tries in {seconds:.1f} s")
+    eventually("an empty queue", lambda: reconciler.metric("queue_depth") == 0)
+    is_quiet(reconciler, 3)
+
+
+def test_watches_that_end_with_410_begin_anew(api, namespace, gateway, make_reconciler, say):
+    reconciler = make_reconciler(through=gateway)
+    reconciler.wait_until_leading()
+    deploy(api, namespace)
+    gone = []
+
+    def fault(method, path):
+        if "watch=" in path and len(gone) < 4:
+            gone.append(path)
+            return 410
+        return None
+
+    gateway.fault = fault
+    gateway.hang_up()
+    eventually("the watches to be refused", lambda: len(gone) == 4, deadline=60)
+    heals(api, namespace, "410 Gone", say)
+    is_quiet(reconciler, 8)
+
+
+def test_watches_that_are_refused_for_good_are_a_fault_that_livez_tells(
+    api, namespace, gateway, make_reconciler, say
+):
+    reconciler = make_reconciler(through=gateway)
+    reconciler.wait_until_leading()
+    deploy(api, namespace)
+    assert reconciler.get("/livez")[0] == 200
+    gateway.fault = lambda _, path: 500 if "watch=" in path else None
+    gateway.hang_up()
+    start = time.monotonic()
+    eventually("/livez to notice", lambda: reconciler.get("/livez")[0] == 503, deadline=180)
+    say(f"no watch any more: /livez says so after {time.monotonic() - start:.1f} s")
+    gateway.fault = lambda *_: None
+    eventually("/livez to recover", lambda: reconciler.get("/livez")[0] == 200, deadline=60)
+    heals(api, namespace, "watches back", say)
+    is_quiet(reconciler, 12)
+
+
+def test_an_api_server_that_is_slow_is_waited_for(api, namespace, gateway, make_reconciler, say):
+    """Three seconds for each answer about Services: under load, the API server's own limits do as much."""
+    reconciler = make_reconciler(through=gateway)
+    reconciler.wait_until_leading()
+    deploy(api, namespace)
+    gateway.fault = late(3, lambda _, path: 0 if "/services" in path and "watch=" not in path else None)
+    heals(api, namespace, "3 s for each answer", say)
+    assert reconciler.leads
+    is_quiet(reconciler, 0)
