@@ -5,7 +5,7 @@ import contextlib
 import dataclasses
 import logging
 import time
-from typing import Final
+from typing import Final, NamedTuple
 
 from webhook import shape
 from webhook.cluster import PODS, SERVICES, Cluster, ClusterError
@@ -40,6 +40,16 @@ class _Seen:
     """The version in which a watch brought it, empty if a list has shown a newer one since."""
 
 
+class _Change(NamedTuple):
+    """What a watch brought."""
+
+    kind: str
+    key: ObjectKey
+    pod: Pod | None = None
+    service: Json | None = None
+    """Neither, if it is gone."""
+
+
 class Reconciler:
     """One time of leading, from the first list to the loss of the Lease."""
 
@@ -58,7 +68,7 @@ class Reconciler:
             cluster, self.inventory, settings, self._add_now, wanted=reconciling.services
         )
         self.audit = Audit(cluster, settings, self.services.owners)
-        self.watch = Watch(cluster, self.deliver)
+        self.watch = Watch(cluster, self._project, self._take_change)
         self.watch_is_dead = False
 
     async def run(self) -> None:
@@ -72,14 +82,19 @@ class Reconciler:
 
     # --- what the watches bring --------------------------------------------------------------------------
 
-    def deliver(self, kind: str, gone: bool, obj: Json) -> None:
-        """Take in a change that a watch brought."""
-        key = _key(obj)
+    def _project(self, kind: str, gone: bool, obj: Json) -> _Change:
+        """Return what counts of a change, in whatever thread it is heard of."""
+        if gone:
+            return _Change(kind, _key(obj))
         if kind == "Service":
-            self._take_service(key, None if gone else existing.project(obj), watched=True)
+            return _Change(kind, _key(obj), service=existing.project(obj))
+        return _Change(kind, _key(obj), pod=Pod.of(obj, self._settings.port))
+
+    def _take_change(self, change: _Change) -> None:
+        if change.kind == "Service":
+            self._take_service(change.key, change.service, watched=True)
         else:
-            pod = None if gone else Pod.of(obj, self._settings.port)
-            self._take_pod(key, pod, watched=True)
+            self._take_pod(change.key, change.pod, watched=True)
 
     def _take_pod(self, key: ObjectKey, pod: Pod | None, *, watched: bool) -> None:
         before = self.inventory.pods.get(key)

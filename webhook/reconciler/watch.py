@@ -5,19 +5,19 @@ import contextlib
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, Generic, TypeVar
 
 import kopf
 
 from webhook import names
-from webhook.cluster import PAGE, Cluster
+from webhook.cluster import Cluster
 from webhook.shape import Json
 
 logger = logging.getLogger(__name__)
 
-Deliver = Callable[[str, bool, Json], None]
-"""Is called with the kind, whether it is gone, and the object."""
+Change = TypeVar("Change")
 
 PODS: Final = ("", "v1", "pods")
 SERVICES: Final = ("", "v1", "services")
@@ -28,23 +28,37 @@ OURS: Final = f"{names.MANAGED_BY_LABEL}={names.MANAGED_BY}"
 
 # A watch that brings nothing, not even the bookmarks of each minute, is begun anew by kopf after this.
 _INACTIVITY: Final = 70.0
+# Objects of a page are all held at once, by kopf.
+_PAGE: Final = 100
+# Each object has a task in kopf, which holds its last event until it has been idle for so long. The next
+# event begins another.
+_IDLE: Final = 0.01
 _RESTART: Final = 5.0
 _STOP: Final = 10.0
 
 
-class Watch:
+class Watch(Generic[Change]):
     """Watches until cancelled, and begins anew should kopf end.
 
     kopf gets a thread and a loop of its own: on its way out it cancels what it finds in its loop.
 
     Args:
         cluster: whose connection settings are used.
-        deliver: is called in the loop of `run`, with each change.
+        project: is called in kopf's thread with the kind, whether it is gone, and the object; what it returns
+            should be small, for a large cluster's worth of it may have to wait.
+        deliver: is called in the loop of `run`, with what that returned, in order.
     """
 
-    def __init__(self, cluster: Cluster, deliver: Deliver) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        project: Callable[[str, bool, Json], Change],
+        deliver: Callable[[Change], None],
+    ) -> None:
         self._cluster = cluster
+        self._project = project
         self._deliver = deliver
+        self._arrived: deque[Change] = deque()
         self._heard = {"Pod": time.monotonic(), "Service": time.monotonic()}
         self._restart = asyncio.Event()
         self._down_since: float | None = None
@@ -93,13 +107,13 @@ class Watch:
             asyncio.run(
                 kopf.operator(
                     registry=self._registry(loop),
-                    settings=_settings(),
+                    settings=operator_settings(),
                     clusterwide=True,
                     standalone=True,
                     stop_flag=stop,
                 )
             )
-        # Whatever kopf fails at, the watches are begun anew; until then the resync finds what they would have.
+        # Whatever kopf fails at, the watches are begun anew; until then the resync finds what they would.
         except Exception:
             logger.exception("watch: kopf failed; beginning anew")
         finally:
@@ -113,7 +127,11 @@ class Watch:
 
         def hand_over(kind: str, event: Any) -> None:  # noqa: ANN401 (kopf's, and JSON)
             self._heard[kind] = time.monotonic()
-            loop.call_soon_threadsafe(self._deliver, kind, event["type"] == "DELETED", event["object"])
+            self._arrived.append(self._project(kind, event["type"] == "DELETED", event["object"]))
+            # Waking up the other loop costs more than all the rest: the first that arrives does it for those
+            # that follow.
+            if len(self._arrived) == 1:
+                loop.call_soon_threadsafe(self._take_in)
 
         # They return nothing: kopf writes on the object what a handler returns.
         @kopf.on.event(*PODS, registry=handlers)
@@ -125,6 +143,14 @@ class Watch:
             hand_over("Service", event)
 
         return handlers
+
+    def _take_in(self) -> None:
+        try:
+            while self._arrived:
+                self._deliver(self._arrived.popleft())
+        finally:
+            if self._arrived:
+                asyncio.get_running_loop().call_soon(self._take_in)
 
     async def _login(self, **_: object) -> kopf.ConnectionInfo:
         configuration = self._cluster.configuration
@@ -141,15 +167,51 @@ class Watch:
         )
 
 
-def _settings() -> kopf.OperatorSettings:
+def operator_settings() -> kopf.OperatorSettings:
+    """Return how kopf is to watch."""
     settings = kopf.OperatorSettings()
     # The API server filters, or a large cluster's pods would all pass through here.
     settings.watching.label_selectors[PODS] = INJECTED
     settings.watching.label_selectors[SERVICES] = OURS
-    settings.watching.chunk_size = PAGE
+    settings.watching.chunk_size = _PAGE
     settings.watching.inactivity_timeout = _INACTIVITY
     # The groups and versions are spelled out above, so there is nothing to look for.
     settings.scanning.disabled = True
+    settings.queueing.idle_timeout = _IDLE
+    settings.persistence.diffbase_storage = _NoDiffBase()
+    settings.persistence.progress_storage = _NoProgress()
     settings.posting.enabled = False
     settings.admission.managed = None
     return settings
+
+
+class _NoDiffBase(kopf.DiffBaseStorage):
+    """Saves the copying of each object for a comparison that no handler here asks for."""
+
+    def build(self, **_: object) -> Any:  # noqa: ANN401 (a type that kopf does not export)
+        return {}
+
+    def fetch(self, **_: object) -> None:
+        return None
+
+    def store(self, **_: object) -> None:
+        pass
+
+
+class _NoProgress(kopf.ProgressStorage):
+    """Likewise: handlers of events make no progress that would have to be kept."""
+
+    def fetch(self, **_: object) -> None:
+        return None
+
+    def store(self, **_: object) -> None:
+        pass
+
+    def purge(self, **_: object) -> None:
+        pass
+
+    def touch(self, **_: object) -> None:
+        pass
+
+    def clear(self, *, essence: Any) -> Any:  # noqa: ANN401
+        return essence
