@@ -119,3 +119,7 @@ class Existing:
                     del self._read[other]
                     self._locks.pop(other, None)
             return services
+
+    def forget(self, namespace: str) -> None:
+        """Have the Services of a namespace read again when they are asked for next."""
+        self._read.pop(namespace, None)

@@ -161,7 +161,7 @@ class Services:
     ) -> float | None:
         others = await self._existing.of_namespace(key.namespace)
         same = next((service for service in others if shape.name(service) == key.service.name), None)
-        if same is not None and not existing.is_ours(same):
+        if same is not None:
             # The list may be some seconds old.
             same = await self._cluster.get(SERVICES, key.service.name, key.namespace)
             if same is not None and not existing.is_ours(same):
@@ -180,8 +180,14 @@ class Services:
         self._no_longer_in_the_way(key)
         if wait := self._patience(key):
             return wait
-        # Without force: should somebody have made a Service of this name just now, this is a conflict.
-        stored = await self._cluster.apply(SERVICES, desired, force=same is not None)
+        try:
+            stored = await self._cluster.apply(SERVICES, desired, force=same is not None)
+        except ClusterError as error:
+            if error.code != HTTPStatus.CONFLICT:
+                raise
+            # A Service of this name that the list did not show yet: look whose it is.
+            self._existing.forget(key.namespace)
+            return 0.0
         self._note(key, stored)
         logger.info("services: %s: applied", workload, extra=_of(key))
         message = f"Service {key.service.name} makes its pods' port metrics known to Prometheus"
