@@ -93,7 +93,8 @@ class Cluster:
     """
 
     def __init__(self, configuration: Configuration) -> None:
-        configuration.retries = 0
+        # Not 0: to the library that is no limit, and a GET answered by 500 would be repeated for ever.
+        configuration.retries = None
         self.configuration = configuration
         self._api = ApiClient(configuration)
         self._api.user_agent = f"metrics-sidecar-webhook/{names.VERSION}"

@@ -4,10 +4,12 @@ import base64
 import copy
 import datetime as dt
 import functools
+import http.server
 import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -991,6 +993,7 @@ def run(*arguments, **environment):
         cwd=ROOT,
         env={"PATH": os.environ["PATH"], "HOME": "/nonexistent", **environment},
         check=False,
+        timeout=60,
     )
 
 
@@ -1002,21 +1005,51 @@ def test_without_a_cluster_it_says_what_it_expects(tmp_path):
     assert done.stderr.count("\n") == 1
 
 
-def test_a_cluster_that_cannot_be_reached_is_said(tmp_path):
-    cluster = {"server": "https://127.0.0.1:1"}
+def kubeconfig(folder, server):
     config = {
         "apiVersion": "v1",
         "kind": "Config",
         "current-context": "c",
-        "clusters": [{"name": "c", "cluster": cluster}],
+        "clusters": [{"name": "c", "cluster": {"server": server}}],
         "users": [{"name": "c", "user": {}}],
         "contexts": [{"name": "c", "context": {"cluster": "c", "user": "c"}}],
     }
-    path = tmp_path / "config"
+    path = folder / "config"
     path.write_text(yaml.safe_dump(config))
-    done = run(KUBECONFIG=str(path))
+    return str(path)
+
+
+def test_a_cluster_that_cannot_be_reached_is_said(tmp_path):
+    path = kubeconfig(tmp_path, "https://127.0.0.1:1")
+    done = run(KUBECONFIG=path)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("check: cluster: GET /version: ")
-    done = run("--context", "other", KUBECONFIG=str(path))
+    done = run("--context", "other", KUBECONFIG=path)
     assert done.returncode == 2
     assert "other" in done.stderr
+
+
+class Broken(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.server.asked += 1
+        self.send_response(503)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+def test_an_api_server_that_is_out_of_order_is_asked_once(tmp_path):
+    with http.server.HTTPServer(("127.0.0.1", 0), Broken) as server:
+        server.asked = 0
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        try:
+            done = run(KUBECONFIG=kubeconfig(tmp_path, f"http://127.0.0.1:{server.server_port}"))
+        finally:
+            server.shutdown()
+            thread.join()
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "check: cluster: GET /version: 503: no reason given\n"
+    assert server.asked == 1
