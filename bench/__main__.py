@@ -28,8 +28,14 @@ def _creations(*, quick: bool) -> None:
     creations.run(60 if quick else creations.PAIRS)
 
 
+def _reconciler(*, quick: bool) -> None:
+    from bench import reconciler
+
+    reconciler.run(reconciler.QUICK if quick else reconciler.FULL)
+
+
 # Each imports what it needs itself: the exporter's figures do not depend on the injector's packages.
-_SECTIONS = {"sockets": _sockets, "reviews": _reviews, "creations": _creations}
+_SECTIONS = {"sockets": _sockets, "reviews": _reviews, "creations": _creations, "reconciler": _reconciler}
 
 
 def main() -> None:

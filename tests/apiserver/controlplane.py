@@ -94,6 +94,11 @@ class ControlPlane:
     def has_controllers(self) -> bool:
         return self._controllers is not None
 
+    @property
+    def api_server_pid(self) -> int:
+        assert self._api_server is not None, "inside of the context manager only"
+        return self._api_server.pid
+
     def start_controllers(self, controllers: Iterable[str] = ("*",)) -> None:
         """Start the controller manager, unless it runs: Deployments make pods, orphans are collected."""
         if self._controllers is not None:
