@@ -165,8 +165,7 @@ def _authorities(pem: bytes) -> list[x509.Certificate]:
 
 def _signer(data: Mapping[str, Any], trusted: Iterable[x509.Certificate]) -> Pair | None:
     """Return the authority whose key there is."""
-    pem = certificates.certificates_pem(sorted(trusted, key=_age))
-    return certificates.read_pair(pem, decode(data.get(names.CA_KEY)))
+    return certificates.read_pair(certificates.certificates_pem(trusted), decode(data.get(names.CA_KEY)))
 
 
 def _serving(data: Mapping[str, Any]) -> Pair | None:

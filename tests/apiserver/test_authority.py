@@ -24,7 +24,7 @@ from webhook.cluster import Cluster, ClusterError
 from webhook.config import Reconciling
 from webhook.reconciler.authority import Authority, Expiry
 
-SETTLE = 3.0
+SETTLE = 3
 PERIOD = 0.3
 DAY = dt.timedelta(days=1)
 FOREIGN = base64.b64encode(
@@ -98,8 +98,8 @@ def keep(control_plane, namespace):
         )
 
 
-@pytest.fixture
-def served(api, namespace):
+@contextlib.contextmanager
+def serving(api, namespace):
     """Run the admission process behind its Service, with a kubelet that takes its time."""
     with (
         Mount(api, namespace, late=SETTLE / 2) as mount,
@@ -108,6 +108,12 @@ def served(api, namespace):
         # An empty address is every one of this machine, each with a port of its own where any will do.
         Injector(mount, settings={"SERVE_ADDRESS": "", "SERVE_PROBE_PORT": free_port()}) as injector,
     ):
+        yield injector
+
+
+@pytest.fixture
+def served(api, namespace):
+    with serving(api, namespace) as injector:
         yield injector
 
 
@@ -139,14 +145,14 @@ class State:
     def authorities(self):
         return certificates.read_certificates(rotation.decode(self.data[names.CA_CERTIFICATES]))
 
-    def serving(self):
+    def certificate(self):
         [found] = certificates.read_certificates(rotation.decode(self.data[names.SERVING_CERTIFICATE]))
         return found
 
     def is_at_rest(self):
         """Tell whether one authority is left, has signed what is served, and is what API servers trust."""
         [authority] = self.authorities()
-        assert certificates.issuer(self.serving(), [authority])
+        assert certificates.issuer(self.certificate(), [authority])
         assert set(self.bundles) == {self.data[names.CA_CERTIFICATES]}
         return authority
 
@@ -215,7 +221,7 @@ def test_from_nothing_pods_are_injected_soon(api, namespace, served, keep, state
     assert state.secret["metadata"]["labels"] == {names.MANAGED_BY_LABEL: names.MANAGED_BY}
     assert set(state.data) == {"tls.crt", "tls.key", "ca.crt", "ca.key"}
     authority = state.is_at_rest()
-    expected = authority.not_valid_after_utc, state.serving().not_valid_after_utc
+    expected = authority.not_valid_after_utc, state.certificate().not_valid_after_utc
     assert keeper.expiry == Expiry(*(each.timestamp() for each in expected))
     assert keeper.errors == []
     # What is written is what changed, and nothing of what is secret.
@@ -266,7 +272,7 @@ def test_several_that_begin_at_once_agree_on_one_authority(control_plane, api, n
 
 def test_a_rotation_is_noticed_by_no_review(api, namespace, served, keep, state):
     """Ten years and 90 days, each two thirds over; then the certificate alone."""
-    keeper = keep()
+    keeper = keep(settle_seconds=2 * SETTLE)
     wait_until_injected(api, namespace)
     old, _ = state.plant(7 * 365 * DAY, 3650 * DAY, 40 * DAY, 90 * DAY)
     admission_barrier(api)
@@ -409,6 +415,34 @@ def test_a_manifest_with_other_webhooks_can_be_applied(api, namespace, keep, sta
         wait_until_at_rest(state)
         found = api.get(*CONFIGURATION, names.WEBHOOK)["webhooks"]
         assert {each["name"] for each in found} == {each["name"] for each in later["webhooks"]}
+
+
+# --- as it is deployed -----------------------------------------------------------------------------------
+
+
+def test_the_reconciler_process_does_all_this(api, namespace, make_reconciler):
+    """With its own permissions and period: from nothing, and when the Secret is lost."""
+    state = State(api, names.OWN_NAMESPACE)
+    with contextlib.ExitStack() as stack:
+        stack.callback(lambda: state.secret and api.delete(*SECRET, names.OWN_NAMESPACE))
+        stack.enter_context(serving(api, names.OWN_NAMESPACE))
+        reconciler = make_reconciler(certificates="true", settle_seconds=SETTLE)
+        wait_until_injected(api, namespace)
+        for authority, certificate in (("ca", state.is_at_rest()), ("serving", state.certificate())):
+            expiry = certificate.not_valid_after_utc.timestamp()
+            name = "certificate_expiry_timestamp_seconds"
+            eventually(
+                "the expiry as a metric",
+                lambda: reconciler.metric(name, certificate=authority) == expiry,  # noqa: B023
+            )
+        with Load(api, namespace, clients=1) as load:
+            load.more(10)
+            api.delete(*SECRET, names.OWN_NAMESPACE)
+            eventually("the Secret", lambda: state.secret)
+            wait_until_at_rest(state)
+            load.more(10)
+        load.assert_none_was_missed()
+        assert reconciler.complaints() == []
 
 
 # --- what it cannot do -----------------------------------------------------------------------------------

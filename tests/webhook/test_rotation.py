@@ -111,6 +111,11 @@ TABLE = {
     "CA key of another": ({**HEALTHY, "ca.key": secret(serving(B), B)["ca.key"]}, [bundle(A)], (NEW, [A], A)),
     "CA key lost, nothing else trusts": ({**HEALTHY, "ca.key": ""}, [], (NEW, [A], A)),
     "CA certificate lost": ({**HEALTHY, "ca.crt": ""}, [bundle(A)], (A, [], A)),
+    "CA certificate lost in a rotation": (
+        {**secret(serving(A), PENDING, PENDING, A), "ca.crt": ""},
+        [bundle(PENDING, A)],
+        (PENDING, [A], A),
+    ),
     "CA certificate of another": ({**HEALTHY, "ca.crt": bundle(B)}, [bundle(A)], (A, [], A)),
     "CA certificate lost everywhere": ({**HEALTHY, "ca.crt": ""}, [""], (NEW, [], "N+")),
     "serving key lost": ({**HEALTHY, "tls.key": ""}, [bundle(A)], (A, [], "A+")),
@@ -126,6 +131,11 @@ TABLE = {
         (PENDING, [A], "P+"),
     ),
     "serving certificate expired": (secret(serving(A, 91 * DAY), A, A), [bundle(A)], (A, [], "A+")),
+    "serving certificate expired in a rotation": (
+        secret(serving(A, 91 * DAY), PENDING, PENDING, A),
+        [bundle(PENDING, A)],
+        (PENDING, [A], "P+"),
+    ),
     "serving certificate of another CA": (secret(serving(GONE), A, A), [bundle(A)], (A, [], "A+")),
     "serving certificate is the CA's": (secret(A, A, A), [bundle(A)], (A, [], "A+")),
     "serving certificate for other names": (
@@ -137,6 +147,11 @@ TABLE = {
     "Secret lost": ({}, [bundle(A)], (NEW, [A], "N+")),
     "Secret lost in a rotation": ({}, [bundle(B, A)], (NEW, [B, A], "N+")),
     "Secret restored from before a rotation": (HEALTHY, [bundle(B)], (A, [B], "A+")),
+    "Secret restored from amid a rotation": (
+        secret(serving(A), A, A, B),
+        [bundle(B)],
+        (A, [B], "A+"),
+    ),
     "base64 broken": (dict.fromkeys(KEYS, "%"), ["%"], (NEW, [], "N+")),
     "wrong types": (dict.fromkeys(KEYS, None), [None, 7, []], (NEW, [], "N+")),
     # Somebody has edited what the API servers trust.
@@ -260,7 +275,7 @@ SETTLE = 100
 seconds = st.integers(1, 25)
 # In settling times: the shortest lifetimes that are honoured, and longer ones.
 lives = st.integers(10, 40)
-simulated = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+simulated = settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def lifetimes(ca, certificate):
@@ -287,7 +302,7 @@ def test_as_time_passes_no_review_ever_fails(ca, certificate, looks):
 def test_over_the_years_everything_is_renewed_and_nothing_is_left_behind():
     world = World(USUAL)
     authorities, served = set(), set()
-    for _ in range(14 * 26):
+    for _ in range(8 * 26):
         world.now += 14 * DAY
         for wait in (130, 130, 130):
             world.assert_no_review_fails()
@@ -298,8 +313,8 @@ def test_over_the_years_everything_is_renewed_and_nothing_is_left_behind():
         authorities.add(certificates_of(world.bundles[-1][1])[0])
         served.add(world.secrets[-1][1]["tls.crt"])
     # An authority for two thirds of ten years, a certificate for two thirds of 90 days and up to 14 more.
-    assert len(authorities) == 3
-    assert 69 <= len(served) <= 86
+    assert len(authorities) == 2
+    assert 39 <= len(served) <= 49
 
 
 def forged(now):
@@ -342,7 +357,7 @@ SECRET_FAULTS = ["restored", "deleted", "of another", "expired", *map(" ".join, 
 BUNDLE_FAULTS = ["emptied", "garbage", "of another", "restored"]
 
 
-@settings(simulated, max_examples=20)
+@simulated
 @given(
     lives,
     lives,

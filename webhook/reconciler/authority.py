@@ -106,9 +106,9 @@ class Authority:
         Otherwise there would be another new one at each look until it can, and all of them be trusted. Not
         so the serving certificate: from its date on it counts as served.
         """
-        data = shape.mapping(secret.get("data"))
-        version, authority = self._unsaved
-        return {**data, **authority} if version == _version(secret) else data
+        if self._unsaved[0] != _version(secret):
+            self._unsaved = _version(secret), {}
+        return {**shape.mapping(secret.get("data")), **self._unsaved[1]}
 
     async def _trust(self, configuration: Json, bundle: str) -> None:
         """Write the CA bundle of every webhook.
