@@ -259,9 +259,13 @@ def test_several_that_begin_at_once_agree_on_one_authority(control_plane, api, n
         found = look(control_plane.admin_kubeconfig, *[reconciling] * 6)
         errors = [each for each in found if isinstance(each, BaseException)]
         assert all(isinstance(error, ClusterError) and error.code == 409 for error in errors)
-        for _ in range(2):
-            assert all(isinstance(each, Expiry) for each in look(control_plane.admin_kubeconfig, reconciling))
-        assert state.is_at_rest()
+
+        def agreed():
+            [found] = look(control_plane.admin_kubeconfig, reconciling)
+            return isinstance(found, Expiry) and state.is_at_rest()
+
+        # What the others had begun is trusted until it counts as settled.
+        eventually("one authority", agreed, tolerate=(ValueError,))
         before = state.versions
         look(control_plane.admin_kubeconfig, reconciling)
         assert state.versions == before
