@@ -55,7 +55,9 @@ def control_plane(say):
     """A control plane of their own: the namespace that the manifests make, and delete, is the real one."""
     with contextlib.ExitStack() as stack:
         with skipping_if_unavailable():
-            control_plane = stack.enter_context(ControlPlane(say=say))
+            # Services of both families, so that one of IPv6 alone can be made.
+            ranges = {"service-cluster-ip-range": "10.0.0.0/16,fd00:10::/112"}
+            control_plane = stack.enter_context(ControlPlane(api_server_flags=ranges, say=say))
             control_plane.start_controllers()
         yield control_plane
 
