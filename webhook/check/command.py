@@ -14,12 +14,13 @@ from webhook.check import mending, report
 from webhook.check.examination import examine
 from webhook.check.findings import Finding
 from webhook.check.reading import look
-from webhook.check.snapshot import Snapshot
+from webhook.check.snapshot import Area, Snapshot
 from webhook.cluster import Cluster, ClusterError, NoClusterError
 
 _HEALTHY: Final = 0
 _BROKEN: Final = 1
 _BLIND: Final = 2
+_WORTH_LOOKING: Final = (Area.WEBHOOK, Area.DEPLOYMENTS, Area.WORKLOADS, Area.PODS)
 _EPILOG: Final = """\
 Nothing is changed: check reads, asks what the reconciler may do, and creates one pod as a dry run, which is
 not stored. What it may not look at it names as not checked.
@@ -64,6 +65,11 @@ def _run(options: argparse.Namespace) -> int:
         return _blind(str(error))
     except ClusterError as error:
         return _blind(f"cluster: {error}")
+    if all(area in seen.unchecked for area in _WORTH_LOOKING):
+        why = seen.unchecked[_WORTH_LOOKING[0]]
+        return _blind(
+            f"cluster: {why}; expected permission to read, see --namespace for a part of the cluster"
+        )
     findings = [_in_context(finding, options.context) for finding in examine(seen)]
     text = report.as_json(findings, seen) if options.output == "json" else _text(findings, seen)
     try:

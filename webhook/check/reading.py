@@ -234,7 +234,7 @@ class _Looking:
         used = [shape.text(shape.metadata(pod).get("namespace")) for pod in self.seen.pods]
         given = [name for name in self._scope if name]
         limited = {shape.text(shape.metadata(item).get("namespace")) for item in self.seen.limit_ranges}
-        candidates = dict.fromkeys([*given, *used, *([] if given else ["default"])])
+        candidates = dict.fromkeys([*given, *used, "default"])
         return sorted((name for name in candidates if name not in ignored), key=lambda name: name in limited)
 
     async def _route(self) -> str:
