@@ -12,6 +12,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final, Self
 from urllib.parse import quote, urlencode
+from urllib.request import getproxies_environment
 
 import aiohttp
 from kubernetes.aio.client import ApiClient, ApiException, Configuration
@@ -26,7 +27,6 @@ TIMEOUT: Final = 10.0
 
 _JSON: Final = "application/json"
 _APPLY: Final = "application/apply-patch+yaml"
-_JSON_PATCH: Final = "application/json-patch+json"
 
 
 class ClusterError(Exception):
@@ -95,6 +95,9 @@ class Cluster:
     def __init__(self, configuration: Configuration) -> None:
         # Not 0: to the library that is no limit, and a GET answered by 500 would be repeated for ever.
         configuration.retries = None
+        # Else aiohttp looks into ~/.netrc before each request, in a thread: a tenth of the reconciler's time,
+        # and what it finds there it refuses to send beside a token. Only proxies are wanted of it.
+        configuration.client_session_kwargs = {"trust_env": bool(getproxies_environment())}
         self.configuration = configuration
         self._api = ApiClient(configuration)
         self._api.user_agent = f"metrics-sidecar-webhook/{names.VERSION}"

@@ -24,6 +24,9 @@ logger = logging.getLogger(__name__)
 
 _CERTIFICATES_PERIOD: Final = 10.0
 _BROKEN: Final = 5.0
+# The thousands of tasks and pods of a list are no garbage. Looking through them after every 700 new objects,
+# as Python does by itself, takes a third of the processor time until all is in step.
+_COLLECT_EVERY: Final = 20_000
 # For how long kopf may be unable to run before a restart of the whole process is worth a try.
 _WATCHES_DOWN: Final = 60.0
 
@@ -43,6 +46,7 @@ class Process:
 
     async def run(self) -> None:
         """Reconcile until SIGTERM or SIGINT."""
+        gc.set_threshold(_COLLECT_EVERY)
         loop = asyncio.get_running_loop()
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
