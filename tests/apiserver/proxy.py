@@ -33,12 +33,12 @@ class _Pair:
 class Proxy:
     """Use as a context manager: it forwards inside. Everything may be called from any thread."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, host: str = "127.0.0.1") -> None:
         address = urlsplit(url)
         self._target = address.hostname, address.port
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=512)
+        self._listener = socket.create_server((host, 0), backlog=512)
         self.port: int = self._listener.getsockname()[1]
-        self.url = f"https://127.0.0.1:{self.port}"
+        self.url = f"https://{host}:{self.port}"
         self._pairs: list[_Pair] = []
         self._lock = threading.Lock()
         self._refusing = self._freezing = False
