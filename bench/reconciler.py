@@ -273,6 +273,7 @@ class _Run:
             "PATH": os.environ["PATH"],
             "PYTHONPATH": str(ROOT),
             "KUBECONFIG": str(self._control_plane.admin_kubeconfig),
+            "HOME": str(folder),  # kubectl keeps a cache there
         }
         log = folder / f"{name.replace(' ', '-')}.log"
         start, api_server_cpu = time.perf_counter(), self._api_server_cpu()
