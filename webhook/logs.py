@@ -33,16 +33,16 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, default=str)
 
 
-def configure(level: str) -> None:
-    """Send all logs of the process to stderr."""
+def configure(level: str, *, kopf: int = logging.WARNING) -> None:
+    """Send all logs of the process to stderr; of kopf's own only those of some level and above."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
     # At INFO kopf writes several lines per review, which cost more than the review itself.
-    logging.getLogger("kopf").setLevel(max(logging.WARNING, logging.getLevelName(level)))
+    logging.getLogger("kopf").setLevel(max(kopf, logging.getLevelName(level)))
     # It warns that signals are not its business, which is how it is to be (see `reconciler.watch`).
-    logging.getLogger("kopf._core.reactor.running").setLevel(logging.ERROR)
+    logging.getLogger("kopf._core.reactor.running").setLevel(max(kopf, logging.ERROR))
     # It warns that a login was cancelled, which is how ours always ends (see `admission.handlers`).
     logging.getLogger("kopf.activities.authentication").setLevel(logging.ERROR)

@@ -28,7 +28,8 @@ def _run(_arguments: argparse.Namespace) -> int:
     prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
     settings, messages = config.settings(os.environ)
     reconciling, more = config.reconciling(os.environ)
-    logs.configure(reconciling.log_level)
+    # What its watches fail at is said once, by ours; it says so each second, and then with several traces.
+    logs.configure(reconciling.log_level, kopf=logging.CRITICAL)
     for message in (*messages, *more):
         logger.warning(message)
     return asyncio.run(_reconcile(settings, reconciling))

@@ -27,8 +27,6 @@ _BROKEN: Final = 5.0
 # The thousands of tasks and pods of a list are no garbage. Looking through them after every 700 new objects,
 # as Python does by itself, takes a third of the processor time until all is in step.
 _COLLECT_EVERY: Final = 20_000
-# For how long kopf may be unable to run before a restart of the whole process is worth a try.
-_WATCHES_DOWN: Final = 60.0
 
 
 class Process:
@@ -117,6 +115,6 @@ class Process:
         reconciler = self._reconciler
         if reconciler is None:
             return None
-        if reconciler.watch.down_seconds() > _WATCHES_DOWN:
-            return "the watches cannot be begun"
+        if reconciler.watch.fails:
+            return "the watches end again and again"
         return "a watch is dead" if reconciler.watch_is_dead else None

@@ -26,6 +26,7 @@ _RETRY: Final = 5.0
 # How long a watch may take to bring what a list has shown already, before it counts as dead.
 _GRACE: Final = 20.0
 _DRAINED: Final = 60.0
+_CATCH_UP: Final = 1.0
 # How long what is gone is remembered, so that a list from before does not bring it back.
 _REMEMBER: Final = 120.0
 
@@ -79,6 +80,7 @@ class Reconciler:
             await self._first_resync()
             tasks.create_task(self.queue.run(_WORKERS))
             tasks.create_task(self._keep_resyncing())
+            tasks.create_task(self._keep_catching_up())
 
     # --- what the watches bring --------------------------------------------------------------------------
 
@@ -179,22 +181,43 @@ class Reconciler:
             await self._check_watches()
             await asyncio.sleep(self._reconciling.resync_seconds)
 
+    async def _keep_catching_up(self) -> None:
+        """Compare again after each list of a watch that begins: it does not tell what has gone before."""
+        caught_up = 0.0
+        while True:
+            await asyncio.sleep(_CATCH_UP)
+            listed = self.watch.listed
+            if listed <= caught_up or time.monotonic() - listed < _CATCH_UP:
+                continue
+            # Of the first one is known what it should have brought.
+            if caught_up or any(not seen.watched for seen in self._seen.values()):
+                try:
+                    await self._resync()
+                except ClusterError as error:
+                    logger.debug("catching up: %s; trying again", error)
+                    continue
+            caught_up = listed
+
     async def _resync(self) -> None:
         """List everything, take in what the watches have missed, and look at all of it again."""
         start = time.monotonic()
         self._gone = {key: when for key, when in self._gone.items() if start - when < _REMEMBER}
-        pods: dict[ObjectKey, Pod | None] = {}
+        pods: set[ObjectKey] = set()
         async for obj in self._cluster.items(PODS, labels=INJECTED):
-            pods[_key(obj)] = Pod.of(obj, self._settings.port)
-        services: dict[ObjectKey, Json] = {}
+            pods.add(key := _key(obj))
+            if not self._is_news("Pod", key, start):
+                self._take_pod(key, Pod.of(obj, self._settings.port), watched=False)
+        services: set[ObjectKey] = set()
         async for obj in self._cluster.items(SERVICES, labels=OURS):
-            services[_key(obj)] = existing.project(obj)
-        for pod_key in {*pods, *self.inventory.pods}:
-            if not self._is_news("Pod", pod_key, start):
-                self._take_pod(pod_key, pods.get(pod_key), watched=False)
-        for key in {*services, *self.inventory.services}:
+            services.add(key := _key(obj))
             if not self._is_news("Service", key, start):
-                self._take_service(key, services.get(key), watched=False)
+                self._take_service(key, existing.project(obj), watched=False)
+        for key in self.inventory.pods.keys() - pods:
+            if not self._is_news("Pod", key, start):
+                self._take_pod(key, None, watched=False)
+        for key in self.inventory.services.keys() - services:
+            if not self._is_news("Service", key, start):
+                self._take_service(key, None, watched=False)
         self._look_at_everything()
 
     def _look_at_everything(self) -> None:

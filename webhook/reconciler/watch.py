@@ -35,6 +35,10 @@ _PAGE: Final = 100
 _IDLE: Final = 0.01
 _RESTART: Final = 5.0
 _STOP: Final = 10.0
+# What kopf waits between the tries of a request. Those of its own, up to 21 seconds, would miss the end of an
+# outage for long; when all are used up, the watches are begun anew.
+_BACKOFFS: Final = (1, 1, 2, 3, 5, 5)
+_STEADY: Final = 60.0
 
 
 class Watch(Generic[Change]):
@@ -60,16 +64,20 @@ class Watch(Generic[Change]):
         self._deliver = deliver
         self._arrived: deque[Change] = deque()
         self._heard = {"Pod": time.monotonic(), "Service": time.monotonic()}
+        self.listed = 0.0
+        """When a list last brought something, on the monotonic clock: a list does not tell what is gone."""
         self._restart = asyncio.Event()
-        self._down_since: float | None = None
+        self._failures = 0
+        self._begun = 0.0
 
     def silent_seconds(self, kind: str) -> float:
         """Return for how long the watch of a kind has brought no change."""
         return time.monotonic() - self._heard[kind]
 
-    def down_seconds(self) -> float:
-        """Return for how long kopf has not been running, 0 if it is."""
-        return 0.0 if self._down_since is None else time.monotonic() - self._down_since
+    @property
+    def fails(self) -> bool:
+        """Whether they have ended again and again, none of them having lasted."""
+        return self._failures > 1 and time.monotonic() - self._begun < _STEADY
 
     def restart(self) -> None:
         """Have all watches begun anew."""
@@ -86,7 +94,7 @@ class Watch(Generic[Change]):
                 target=self._operate, args=(loop, stop, ended), name="kopf", daemon=True
             )
             thread.start()
-            self._down_since = None
+            begun = time.monotonic()
             try:
                 async with asyncio.TaskGroup() as either:
                     waits = [either.create_task(event.wait()) for event in (ended, self._restart)]
@@ -99,26 +107,52 @@ class Watch(Generic[Change]):
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(_STOP):
                         await ended.wait()
-            self._down_since = time.monotonic()
+            self._failures = self._failures + 1 if time.monotonic() - begun < _STEADY else 1
+            self._begun = time.monotonic() + _RESTART
             await asyncio.sleep(_RESTART)
 
     def _operate(self, loop: asyncio.AbstractEventLoop, stop: threading.Event, ended: asyncio.Event) -> None:
+        # Not asyncio.run, which waits for each task and each thread: kopf may leave some that do not end.
+        own = asyncio.new_event_loop()
+        # One error is raised here; of its other tasks' nobody wants to know.
+        own.set_exception_handler(_ignore)
         try:
-            asyncio.run(
-                kopf.operator(
-                    registry=self._registry(loop),
-                    settings=operator_settings(),
-                    clusterwide=True,
-                    standalone=True,
-                    stop_flag=stop,
-                )
-            )
+            own.run_until_complete(self._run_kopf(loop, stop))
         # Whatever kopf fails at, the watches are begun anew; until then the resync finds what they would.
-        except Exception:
-            logger.exception("watch: kopf failed; beginning anew")
+        except Exception as error:  # noqa: BLE001
+            logger.warning("watch: kopf: %s: %s; beginning anew", type(error).__name__, error)
         finally:
+            stop.set()
+            own.close()
             with contextlib.suppress(RuntimeError):  # the loop is closed, so nobody waits
                 loop.call_soon_threadsafe(ended.set)
+
+    async def _run_kopf(self, loop: asyncio.AbstractEventLoop, stop: threading.Event) -> None:
+        operator = asyncio.create_task(
+            kopf.operator(
+                registry=self._registry(loop),
+                settings=operator_settings(),
+                clusterwide=True,
+                standalone=True,
+                stop_flag=stop,
+            )
+        )
+        # Once a watch has failed, kopf ends, or hangs because another watch does not.
+        watches: set[asyncio.Task[Any]] = set()
+        while not operator.done() and not any(watch.done() for watch in watches):
+            await asyncio.wait({operator, *watches}, timeout=1, return_when=asyncio.FIRST_COMPLETED)
+            watches |= {task for task in asyncio.all_tasks() if task.get_name().startswith("watcher for ")}
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_STOP):
+                await asyncio.wait({operator})
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=1)
+        for task in (operator, *watches):
+            if task.done() and not task.cancelled() and (error := task.exception()):
+                raise error
 
     def _registry(self, loop: asyncio.AbstractEventLoop) -> kopf.OperatorRegistry:
         handlers = kopf.OperatorRegistry()
@@ -127,6 +161,8 @@ class Watch(Generic[Change]):
 
         def hand_over(kind: str, event: Any) -> None:  # noqa: ANN401 (kopf's, and JSON)
             self._heard[kind] = time.monotonic()
+            if event["type"] is None:
+                self.listed = self._heard[kind]
             self._arrived.append(self._project(kind, event["type"] == "DELETED", event["object"]))
             # Waking up the other loop costs more than all the rest: the first that arrives does it for those
             # that follow.
@@ -175,6 +211,7 @@ def operator_settings() -> kopf.OperatorSettings:
     settings.watching.label_selectors[SERVICES] = OURS
     settings.watching.chunk_size = _PAGE
     settings.watching.inactivity_timeout = _INACTIVITY
+    settings.networking.error_backoffs = _BACKOFFS
     # The groups and versions are spelled out above, so there is nothing to look for.
     settings.scanning.disabled = True
     settings.queueing.idle_timeout = _IDLE
@@ -215,3 +252,7 @@ class _NoProgress(kopf.ProgressStorage):
 
     def clear(self, *, essence: Any) -> Any:  # noqa: ANN401
         return essence
+
+
+def _ignore(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    logger.debug("watch: %s", context.get("message"))
