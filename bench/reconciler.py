@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from bench import machine, process
 from bench.fleet import Fleet, Object, Size, Workload
 from bench.report import say, table
-from bench.trail import LEASES, Request, Trail, described
+from bench.trail import LEASES, Request, Trail, described, short
 from bench.watcher import ALL_SEEN
 from tests.apiserver import binaries, permissions
 from tests.apiserver.controlplane import ControlPlane
@@ -56,7 +56,7 @@ class Plan(NamedTuple):
 
     size: Size = Size()
     resync: int = 60
-    """Seconds between two resyncs, five times as often as by default: rest is to show what they cost."""
+    """Seconds between two resyncs. By default it is five times as many; here they are to be seen."""
     rest: int = 180
     """Seconds of having nothing to do."""
     rollouts: int = 100
@@ -394,7 +394,7 @@ def _yardstick_row(one: Yardstick, ours: Yardstick) -> list[str]:
 
 def _phase_row(name: str, phase: Phase) -> list[str]:
     figures = phase.cpu, len(phase.reads), len(phase.writes), len(phase.renewals), phase.api_server_cpu
-    return [name, *(f"{figure / phase.minutes:.3g}" for figure in figures)]
+    return [name, *(short(figure / phase.minutes) for figure in figures)]
 
 
 def _say_phases(plan: Plan, rest: Phase, resyncs: int, rolled_out: Phase) -> None:

@@ -70,7 +70,12 @@ class Trail:
             yield Request(event["verb"], resource, name, event.get("responseStatus", {}).get("code", 0))
 
 
+def short(value: float) -> str:
+    """Return a figure with as many digits as say something."""
+    return f"{value:.0f}" if value >= 10 else f"{value:.2g}"
+
+
 def described(requests: Iterable[Request], minutes: float) -> str:
     """Return how many there were per minute of what, the most frequent first."""
     counts = collections.Counter(f"{request.verb} {request.resource}" for request in requests)
-    return ", ".join(f"{what} {count / minutes:.3g}" for what, count in counts.most_common()) or "none"
+    return ", ".join(f"{what} {short(count / minutes)}" for what, count in counts.most_common()) or "none"
