@@ -634,6 +634,23 @@ def test_pods_of_a_kind_that_is_not_known_are_named(seen):
     assert finding.command == "kubectl delete pods -n shop sheep-1"
 
 
+def test_what_a_controller_makes_is_not_a_workload_of_its_own(seen):
+    """A Job that was made by hand from a CronJob has no run's time in its name."""
+    cron = workload("CronJob", name="api", label=None)
+    cron["spec"] = {"jobTemplate": {"spec": {"template": cron["spec"]["template"]}}}
+    job = workload("Job", name="again", label=None)
+    job["metadata"]["ownerReferences"] = [
+        {"apiVersion": "batch/v1", "kind": "CronJob", "name": "api", "controller": True}
+    ]
+    owner = {"apiVersion": "batch/v1", "kind": "Job", "name": "again", "controller": True}
+    bare = pod_of(job, injected=False, ownerReferences=[owner])
+    bare["metadata"]["labels"][LABEL] = "true"
+    seen.workloads += [job, cron]
+    seen.pods.append(bare)
+    finding = only(seen, Fault.PODS_NOT_INJECTED, Severity.WARNING)
+    assert mending.target(finding.obj) == "cronjob/api -n shop"
+
+
 def test_pods_of_other_controllers_are_deleted_by_their_labels(seen):
     clones = workload("CloneSet", name="api") | {"apiVersion": "apps.kruise.io/v1alpha1"}
     seen.workloads.append(clones)

@@ -57,6 +57,7 @@ _PARALLEL: Final = 6
 # All webhooks that concern pods together, at their worst.
 _PROBE_TIMEOUT: Final = 30.0
 _PROBE_NAMESPACES: Final = 3
+_UNREACHED: Final = (0, HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT)
 _OPTED_IN: Final = f"{names.INJECT_LABEL},{names.INJECTED_LABEL}!={names.TRUE}"
 _SILENT: Final = f"!{names.INJECT_LABEL},{names.INJECTED_LABEL}!={names.TRUE}"
 # RFC 7234 section 5.5, as the API server writes it: 299 - "text".
@@ -92,6 +93,7 @@ class _Looking:
         self.seen = seen
         self._scope: tuple[str | None, ...] = tuple(dict.fromkeys(namespaces)) or (None,)
         self._slots = asyncio.Semaphore(_PARALLEL)
+        self._custom: list[Resource] = []
 
     async def run(self) -> None:
         """Fill the snapshot."""
@@ -109,6 +111,7 @@ class _Looking:
             self._all(Area.DEPLOYMENTS, DEPLOYMENTS, seen.deployments, own),
             self._all(Area.OWN_PODS, PODS, seen.own_pods, own),
             self._namespaces(),
+            self._discover(),
         )
         seen.webhook, seen.webhook_service, seen.secret, seen.lease, seen.settings = await objects
         await asyncio.gather(
@@ -125,7 +128,7 @@ class _Looking:
     def _users(self, namespace: str | None) -> Iterator[Coroutine[Any, Any, None]]:
         """Yield what is to be read of the users' objects in a namespace, or everywhere."""
         seen, injected = self.seen, f"{names.INJECTED_LABEL}={names.TRUE}"
-        for resource in (*WORKLOADS, *CUSTOM):
+        for resource in (*WORKLOADS, *self._custom):
             yield self._all(Area.WORKLOADS, resource, seen.workloads, namespace)
         # Deployments have ten of these each. Those that count are labelled, rightly or wrongly.
         yield self._all(Area.WORKLOADS, REPLICASETS, seen.workloads, namespace, labels=names.INJECT_LABEL)
@@ -192,6 +195,14 @@ class _Looking:
                 found = await self.cluster.get(NAMESPACES, name or "")
                 self.seen.namespaces += [without_history(found)] if found else []
 
+    async def _discover(self) -> None:
+        """Find out which kinds of others there are: who may not list one is told so even if there is none."""
+        async with self._noting(Area.WORKLOADS):
+            groups = shape.mappings((await self.cluster.request("GET", "/apis")).get("groups"))
+            versions = [entry for group in groups for entry in shape.mappings(group.get("versions"))]
+            served = {entry.get("groupVersion") for entry in versions}
+            self._custom = [resource for resource in CUSTOM if resource.api_version in served]
+
     # --- permissions -------------------------------------------------------------------------------------
 
     async def _permissions(self) -> None:
@@ -243,11 +254,12 @@ class _Looking:
         try:
             await self.cluster.request("GET", f"{service}/proxy/")
         except ClusterError as error:
-            if error.code == HTTPStatus.SERVICE_UNAVAILABLE or error.code == 0:
+            # The webhook itself knows no such path, and does not answer as an API server would.
+            if error.code == HTTPStatus.NOT_FOUND and not error.reason:
+                return "the API server reaches the webhook; does it distrust the certificate that is served?"
+            if error.code in _UNREACHED:
                 return f"the API server cannot connect to the webhook: {_why(error)}"
-            if error.code == HTTPStatus.FORBIDDEN:
-                return ""
-        return "the API server can connect to the webhook's Service, so the certificate or its trust is wrong"
+        return ""
 
 
 def _pod(namespace: str) -> Json:
@@ -301,5 +313,5 @@ def _warnings(headers: list[tuple[str, str]]) -> tuple[str, ...]:
 
 
 def _why(error: ClusterError) -> str:
-    """Return the last part of an error, which says why, without the request."""
-    return str(error).split(": ", 1)[-1]
+    """Return the last part of an error, which says why, without the request and the status."""
+    return str(error).split(": ", 1)[-1].removeprefix(f"{error.code}: ")

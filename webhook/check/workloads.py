@@ -41,8 +41,15 @@ class Fleet:
         self._namespaces = {shape.name(item): item for item in seen.namespaces}
         self._index: dict[tuple[str, str], Workload] = {}
         self.workloads: list[Workload] = []
+        made = []
         for obj in seen.workloads:
-            self._add(obj)
+            if stands_for_itself(obj):
+                self._add(obj)
+            else:
+                made.append(obj)
+        for obj in made:
+            if (owner := Reference.of_controller(obj)) and (whose := identity.of_workload(obj)):
+                self._index[owner.namespace, whose] = self._workload_of(owner)
         for pod in seen.pods:
             if is_alive(pod):
                 self._place(pod)
@@ -77,24 +84,29 @@ class Fleet:
         return workload
 
     def _place(self, pod: Json) -> None:
+        namespace = shape.text(shape.metadata(pod).get("namespace"))
         if status.read(pod):
-            self._workload_of(pod).injected.append(pod)
-        elif self.decide(pod, shape.text(shape.metadata(pod).get("namespace"))).action is Action.INJECT:
-            self._workload_of(pod).bare.append(pod)
+            self._behind(pod).injected.append(pod)
+        elif self.decide(pod, namespace).action is Action.INJECT:
+            self._behind(pod).bare.append(pod)
 
-    def _workload_of(self, pod: Json) -> Workload:
-        """Return the workload of a pod; one that could not be read is made up from the pod's reference."""
-        itself = Reference.of(pod)
+    def _behind(self, pod: Json) -> Workload:
+        """Return the workload of a pod, which is the pod itself where nobody controls it."""
         owner = Reference.of_controller(pod)
-        made_by = identity.identity(owner.api_version, owner.kind, owner.name) if owner else None
-        for whose in (identity.of_pod(pod), made_by):
-            if whose and (found := self._index.get((itself.namespace, whose))):
-                return found
         if owner is None:
             return self._add(pod)
+        whose = identity.of_pod(pod)
+        found = self._index.get((owner.namespace, whose)) if whose else None
+        return found or self._workload_of(owner)
+
+    def _workload_of(self, owner: Reference) -> Workload:
+        """Return the workload that is referred to; one that could not be read is only that."""
+        whose = identity.identity(owner.api_version, owner.kind, owner.name) or f"{owner.kind}/{owner.name}"
+        if (found := self._index.get((owner.namespace, whose))) is not None:
+            return found
         workload = Workload(owner, None)
         self.workloads.append(workload)
-        self._index[itself.namespace, made_by or f"{owner.kind}/{owner.name}"] = workload
+        self._index[owner.namespace, whose] = workload
         return workload
 
 
