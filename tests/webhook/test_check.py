@@ -416,6 +416,12 @@ def test_an_annotation_beside_the_label_does_no_harm(seen):
     assert examine(seen) == []
 
 
+def test_an_annotation_in_a_labelled_namespace_does_no_harm(seen):
+    on_workload(seen, annotations={LABEL: "true"})
+    on_namespace(seen, labels={LABEL: "true"})
+    assert examine(seen) == []
+
+
 @pytest.mark.parametrize(
     ("value", "meant"), [("yes", "true"), ("True", "true"), ("enabled", "true"), ("no", "false")]
 )
@@ -970,6 +976,13 @@ def test_commands_are_for_the_context_that_was_asked_for():
 def test_of_many_names_a_few_are_said():
     assert examples(["b", "a"]) == "a, b"
     assert examples([str(number) for number in range(8)]) == "0, 1, 2 and 5 more"
+
+
+def test_every_fault_is_a_code_and_a_sentence():
+    for fault in Fault:
+        assert str(fault) == fault.value == fault.name.lower()
+        assert not fault.sentence.endswith(".")
+        assert len(fault.sentence) <= 100
 
 
 # --- what is kept ----------------------------------------------------------------------------------------

@@ -80,9 +80,11 @@ def _workload(workload: Json, fleet: Fleet) -> Iterator[Finding]:
         if names.TRUE in (label_of(workload), label_of(template)):
             yield _ignored(ref)
         return
-    yield from _annotated(ref, workload, label_of(workload) or label_of(template))
-    if not shape.annotation(workload, names.INJECT_LABEL):
-        yield from _annotated(ref, template, label_of(workload) or label_of(template))
+    holder = workload if shape.annotation(workload, names.INJECT_LABEL) is not None else template
+    asks = meant(shape.annotation(holder, names.INJECT_LABEL) or "") == names.TRUE
+    # In a labelled namespace its author has what was meant.
+    if not (asks and fleet.forecast(workload).action is Action.INJECT):
+        yield from _annotated(ref, holder, label_of(workload) or label_of(template))
     own, inner = label_of(workload), label_of(template)
     if own not in _VALUES:
         yield _value(ref, own or "", mending.label(ref, meant(own or "")))
