@@ -3,7 +3,6 @@
 import contextlib
 import re
 import secrets
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from tests.apiserver.controlplane import ControlPlane
 from tests.apiserver.injector import in_effect
 from tests.apiserver.namespaces import create_namespace, delete_namespace
 from tests.apiserver.reconciler import described, reconciling
+from tests.apiserver.skipping import skipping_if_unavailable
 from tests.apiserver.targets import Kubelet
 
 
@@ -22,26 +22,6 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.path.is_relative_to(Path(__file__).parent):
             item.add_marker("apiserver")
-
-
-@pytest.fixture(scope="session")
-def say(pytestconfig):
-    """Print past pytest's capture: a first build takes minutes, and silence looks like a hang."""
-    capture = pytestconfig.pluginmanager.getplugin("capturemanager")
-
-    def say(line):
-        with capture.global_and_fixture_disabled():
-            print(f"\n{line}", file=sys.stderr, flush=True)
-
-    return say
-
-
-@contextlib.contextmanager
-def skipping_if_unavailable():
-    try:
-        yield
-    except binaries.UnavailableError as reason:
-        pytest.skip(str(reason))
 
 
 @pytest.fixture(scope="session")

@@ -9,11 +9,12 @@ import signal
 import pytest
 import yaml
 
-from tests.apiserver import binaries, permissions
+from tests.apiserver import permissions
 from tests.apiserver.controlplane import ControlPlane
 from tests.apiserver.namespaces import create_namespace
 from tests.apiserver.objects import pod as labelled_pod
 from tests.apiserver.proxy import Proxy
+from tests.apiserver.skipping import skipping_if_unavailable
 from tests.apiserver.waiting import eventually
 from tests.image.pod import MEBIBYTE, Limits
 from webhook import names
@@ -27,12 +28,10 @@ LIMITS = Limits(cpu=0.5, memory=256 * MEBIBYTE)
 
 
 @pytest.fixture(scope="module")
-def control_plane():
+def control_plane(say):
     with contextlib.ExitStack() as stack:
-        try:
-            plane = stack.enter_context(ControlPlane())
-        except binaries.UnavailableError as reason:
-            pytest.skip(str(reason))
+        with skipping_if_unavailable():
+            plane = stack.enter_context(ControlPlane(say=say))
         with plane.client() as api:
             permissions.plant(api)
             create_namespace(api, "shop")

@@ -1,12 +1,12 @@
 """What tests of the manifests ask for: kustomize, a cluster to apply them to, and what others define."""
 
 import contextlib
-import sys
 
 import pytest
 
 from tests.apiserver import binaries
 from tests.apiserver.controlplane import ControlPlane
+from tests.apiserver.skipping import skipping_if_unavailable
 from tests.manifests import kustomize, modules
 
 
@@ -15,26 +15,6 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if "control_plane" in getattr(item, "fixturenames", ()):
             item.add_marker("apiserver")
-
-
-@pytest.fixture(scope="session")
-def say(pytestconfig):
-    """Print past pytest's capture: a first build takes minutes, and silence looks like a hang."""
-    capture = pytestconfig.pluginmanager.getplugin("capturemanager")
-
-    def say(line):
-        with capture.global_and_fixture_disabled():
-            print(f"\n{line}", file=sys.stderr, flush=True)
-
-    return say
-
-
-@contextlib.contextmanager
-def skipping_if_unavailable():
-    try:
-        yield
-    except binaries.UnavailableError as reason:
-        pytest.skip(str(reason))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -21,9 +21,9 @@ from lab import namespace as lab
 from tests.apiserver import objects as users
 from tests.apiserver.balancer import Balancer, Replica
 from tests.apiserver.namespaces import create_namespace
+from tests.apiserver.skipping import skipping_if_unavailable
 from tests.apiserver.waiting import eventually
 from tests.manifests import modules
-from tests.manifests.conftest import skipping_if_unavailable
 from tests.manifests.installed import applied, kubectl
 from tests.manifests.kustomize import BASE, COMPONENTS, overlay
 from webhook import names
