@@ -189,7 +189,7 @@ class Fault(_Explained):
     CERTIFICATE_INVALID = "certificate_invalid", "labels have no effect: the certificate is of no use"
     CERTIFICATE_EXPIRED = "certificate_expired", "labels have no effect: the certificate is not valid today"
     CERTIFICATE_EXPIRING = "certificate_expiring", "labels will have no effect soon: nobody renewed in time"
-    CERTIFICATE_FOREIGN = "certificate_foreign", "nobody renews the certificate: the reconciler did not make it"
+    CERTIFICATE_FOREIGN = "certificate_foreign", "nobody renews the certificate: it is not the reconciler's"
 
     # Of the reconciler.
     RECONCILER_MISSING = "reconciler_missing", "Services do not follow the pods: nothing is there that would"

@@ -135,7 +135,7 @@ async def campaign(
     try:
         while True:
             standing(False)
-            while not await _try(lock):
+            while not await _try(lock):  # noqa: ASYNC110 (it asks the API server)
                 await asyncio.sleep(RETRY)
             standing(True)
             leading = asyncio.create_task(lead())

@@ -1,4 +1,4 @@
-"""Take in what the watches bring, compare it now and then with all that there is, and keep the queue going."""
+"""Take in what the watches bring, compare it now and then with all there is, and keep the queue going."""
 
 import asyncio
 import contextlib
@@ -27,6 +27,7 @@ _RETRY: Final = 5.0
 _GRACE: Final = 20.0
 _DRAINED: Final = 60.0
 _CATCH_UP: Final = 1.0
+_AHEAD: Final = 3600.0
 # How long what is gone is remembered, so that a list from before does not bring it back.
 _REMEMBER: Final = 120.0
 
@@ -66,7 +67,7 @@ class Reconciler:
         self.inventory = Inventory()
         self.queue: WorkQueue[Item] = WorkQueue(self._look_after, telemetry.failed)
         self.services = Services(
-            cluster, self.inventory, settings, self._add_now, wanted=reconciling.services
+            cluster, self.inventory, settings, self._add_next, wanted=reconciling.services
         )
         self.audit = Audit(cluster, settings, self.services.owners)
         self.watch = Watch(cluster, self._project, self._take_change)
@@ -242,7 +243,7 @@ class Reconciler:
     async def _drained(self) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_DRAINED):
-                while len(self.queue):
+                while len(self.queue):  # noqa: ASYNC110 (no event tells that nothing is due soon)
                     await asyncio.sleep(0.1)
 
     async def _check_watches(self) -> None:
@@ -265,8 +266,9 @@ class Reconciler:
     async def _look_after(self, item: Item) -> float | None:
         return await self.services.look_after(item)
 
-    def _add_now(self, item: Item) -> None:
-        self.queue.add(item, 0)
+    def _add_next(self, item: Item) -> None:
+        # Before those that wait already: what was read about it just now need not be read again then.
+        self.queue.add(item, -_AHEAD)
 
 
 def _key(obj: Json) -> ObjectKey:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Final, TypeAlias
 
-from webhook import names, shape
+from webhook import shape
 from webhook.cluster import NAMESPACES, SERVICES, Cluster, ClusterError
 from webhook.config import Settings
 from webhook.decision import decide
@@ -32,6 +32,7 @@ Item: TypeAlias = WorkloadKey | OwnerKey
 _FRESH: Final = 2.0
 # How often to see whether somebody else's Service is still in the way, or still does what ours would.
 _LOOK_AGAIN: Final = 30.0
+_SOON: Final = 1.0
 # Somebody who changes a Service back each time gets it mended later and later, so that there is no storm.
 _PATIENCE: Final = (0.0, 0.0, 0.0, 0.5, 1.0, 2.0, *(3.0,) * 24)
 _NO_PATIENCE: Final = 60.0
@@ -52,7 +53,7 @@ class Services:
         cluster: where to read and write.
         inventory: what is known; what is written is noted there too.
         settings: the cluster's.
-        add: has an item looked after, at once.
+        add: has an item looked after, before all others.
         wanted: False where something else finds the pods, and no Service of ours is to be there.
     """
 
@@ -222,6 +223,13 @@ class Services:
             self._inventory.forget(key)
             self._mended.pop(key, None)
             return None
+        selector = shape.texts(shape.mapping(actual.get("spec")).get("selector"))
+        if any(
+            self._inventory.workload_of(pod) is None
+            for pod in self._inventory.selected(key.namespace, selector)
+        ):
+            # Whose these are is not known yet: in a rollout, most likely its own.
+            return _SOON
         if await self._is_opted_in(key, actual):
             # Scaled to nothing for now. No pod, no target; and when they come back, nothing has to be made.
             return None
