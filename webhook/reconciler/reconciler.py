@@ -184,20 +184,31 @@ class Reconciler:
 
     async def _keep_catching_up(self) -> None:
         """Compare again after each list of a watch that begins: it does not tell what has gone before."""
-        caught_up = 0.0
+        caught_up, pause = 0.0, _CATCH_UP
         while True:
-            await asyncio.sleep(_CATCH_UP)
+            await asyncio.sleep(pause)
             listed = self.watch.listed
             if listed <= caught_up or time.monotonic() - listed < _CATCH_UP:
                 continue
             # Of the first one is known what it should have brought.
-            if caught_up or any(not seen.watched for seen in self._seen.values()):
+            unheard = not caught_up and self._is_anything_unheard()
+            if caught_up or unheard:
                 try:
                     await self._resync()
                 except ClusterError as error:
                     logger.debug("catching up: %s; trying again", error)
                     continue
-            caught_up = listed
+            if unheard:
+                pause = min(2 * pause, _GRACE)
+            else:
+                caught_up, pause = listed, _CATCH_UP
+
+    def _is_anything_unheard(self) -> bool:
+        """Return whether there is something that no watch has brought yet, as we know it from elsewhere."""
+        made = (("Service", key) for key in self.inventory.services)
+        return any(not seen.watched for seen in self._seen.values()) or any(
+            key not in self._seen for key in made
+        )
 
     async def _resync(self) -> None:
         """List everything, take in what the watches have missed, and look at all of it again."""
