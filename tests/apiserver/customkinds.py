@@ -13,6 +13,9 @@ UNREADABLE = "gangs"
 KINDS = {
     ("argoproj.io/v1alpha1", "Rollout"): "rollouts",
     ("apps.kruise.io/v1alpha1", "CloneSet"): "clonesets",
+    ("apps.kruise.io/v1alpha1", "DaemonSet"): "daemonsets",
+    ("apps.kruise.io/v1beta1", "StatefulSet"): "statefulsets",
+    ("apps.openshift.io/v1", "DeploymentConfig"): "deploymentconfigs",
     ("gangs.test.invalid/v1", "Gang"): UNREADABLE,
 }
 

@@ -1,26 +1,28 @@
 """Each process may do what it does, and nothing more."""
 
+import base64
 import contextlib
 
 import pytest
 
-from tests.apiserver import permissions
 from tests.apiserver.admission import CONFIGURATION
-from tests.apiserver.customkinds import custom, pod_of, replica_set
+from tests.apiserver.client import ApiError
+from tests.apiserver.customkinds import KINDS, custom, owned, pod_of, replica_set
 from tests.apiserver.injector import configuration
 from tests.apiserver.objects import pod, workload
 from tests.apiserver.permissions import granted, manifests, refused, uses
-from tests.apiserver.reconciler import LEASE
+from tests.apiserver.reconciler import ACCOUNT, LEASE, described
 from tests.apiserver.targets import one_each, services
 from tests.apiserver.waiting import eventually
 from webhook import names
 from webhook.config import Settings
-from webhook.identity import of_workload
+from webhook.identity import Reference, of_workload
 from webhook.injection import inject
 
 pytestmark = pytest.mark.usefixtures("kubelet", "custom_kinds")
 
 SECRET = "v1", "Secret", names.CERTIFICATE_SECRET, names.OWN_NAMESPACE
+KRUISE_ALPHA, KRUISE_BETA = "apps.kruise.io/v1alpha1", "apps.kruise.io/v1beta1"
 WORKLOADS = (
     "Deployment",
     "StatefulSet",
@@ -65,12 +67,21 @@ def test_what_the_reconciler_may_do_is_what_it_does(api, kubectl, namespace, web
         assert done.returncode == 0, done.stderr
         rollout = api.create(custom("argoproj.io/v1alpha1", "Rollout", namespace))
         api.create(injected(replica_set(rollout)))
-        clone_set = api.create(custom("apps.kruise.io/v1alpha1", "CloneSet", namespace))
-        api.create(inject(pod_of(clone_set), Settings(), of_workload(clone_set)))
+        for api_version, kind in (
+            (KRUISE_ALPHA, "CloneSet"),
+            (KRUISE_ALPHA, "DaemonSet"),
+            (KRUISE_BETA, "StatefulSet"),
+        ):
+            made = api.create(custom(api_version, kind, namespace))
+            api.create(inject(pod_of(made, kind.lower()), Settings(), of_workload(made)))
+        config = api.create(custom("apps.openshift.io/v1", "DeploymentConfig", namespace))
+        version = injected(workload("ReplicationController", namespace, "web-1", inject="true"))
+        version["metadata"]["ownerReferences"] = owned(config)
+        api.create(version)
         bare = pod(namespace, "bare", inject="true")
         api.create(inject(bare, Settings(), of_workload(bare)))
         api.create(pod(namespace, "missed", inject="true"))
-        count = len(WORKLOADS) + 3
+        count = len(WORKLOADS) + len(KINDS)
         found = one_each(api, namespace, count, deadline=60)
         assert len(set(found.values())) == count
 
@@ -78,23 +89,29 @@ def test_what_the_reconciler_may_do_is_what_it_does(api, kubectl, namespace, web
         first = services(api, namespace)[0]["metadata"]["name"]
         api.delete("v1", "Service", first, namespace)
         eventually("it to be back", lambda: api.find("v1", "Service", first, namespace))
-        [lost] = [api.get(*SECRET)]
-        api.patch(*SECRET[:3], {"data": {names.SERVING_CERTIFICATE: None}}, SECRET[3])
-        eventually(
-            "the certificate", lambda: names.SERVING_CERTIFICATE in api.get(*SECRET)["data"], deadline=60
-        )
-        assert lost
+        kept = api.get(*SECRET)["data"][names.SERVING_CERTIFICATE]
+        broken = base64.b64encode(b"broken").decode()
+        api.patch(*SECRET[:3], {"data": {names.SERVING_CERTIFICATE: broken}}, SECRET[3])
+        eventually("another", lambda: certificate(api) not in (kept, broken), deadline=60)
 
-        # Opted out, while scaled to zero: it looks who still wants it.
-        zero = [{"op": "replace", "path": "/spec/replicas", "value": 0}]
-        api.patch("apps/v1", "StatefulSet", "web", zero, namespace, type_="json")
+        # Somebody else's Service in the way.
+        spec = {"selector": {"app": "x"}, "ports": [{"port": 80}]}
+        theirs = {"name": "other-metrics-sidecar", "namespace": namespace}
+        api.create({"apiVersion": "v1", "kind": "Service", "metadata": theirs, "spec": spec})
+        api.create(injected(workload("Deployment", namespace, "other", inject="true")))
+        eventually("it to be told", lambda: reconciler.metric("foreign_services") == 1)
+
+        # Opted out while scaled to nothing: it looks whether somebody still wants the Service.
+        zero = custom("apps.kruise.io/v1alpha1", "CloneSet", namespace, "zero")
+        zero["spec"]["template"]["metadata"]["labels"][names.INJECT_LABEL] = "true"
+        zero = api.create(zero)
+        made = api.create(inject(pod_of(zero), Settings(), of_workload(zero)))
+        service = "v1", "Service", Reference.of(zero).service_name, namespace
+        eventually("its Service", lambda: api.find(*service))
+        api.delete("v1", "Pod", made["metadata"]["name"], namespace)
         template = {"metadata": {"labels": {names.INJECT_LABEL: None}}}
-        opted_out = {"metadata": template["metadata"], "spec": {"template": template}}
-        api.patch("apps/v1", "StatefulSet", "web", opted_out, namespace)
-        eventually(
-            "its Service to go",
-            lambda: api.find("v1", "Service", "web-metrics-sidecar-statefulset", namespace) is None,
-        )
+        api.patch(zero["apiVersion"], "CloneSet", "zero", {"spec": {"template": template}}, namespace)
+        eventually("its Service to go", lambda: not api.find(*service))
         reconciler.process.stop()
 
     requests = reconciler.requests()
@@ -103,6 +120,10 @@ def test_what_the_reconciler_may_do_is_what_it_does(api, kubectl, namespace, web
     assert rules
     unused = sorted(str(rule) for rule in rules if not any(uses(event, rule) for event in requests))
     assert unused == [], "granted, and never used"
+
+
+def certificate(api):
+    return api.get(*SECRET)["data"][names.SERVING_CERTIFICATE]
 
 
 def bundles(api):
@@ -117,6 +138,7 @@ def test_the_admission_process_may_do_nothing(accounts, api, injector, namespace
         review = {
             "apiVersion": "authorization.k8s.io/v1",
             "kind": "SubjectAccessReview",
+            "metadata": {},
             "spec": {
                 "user": account,
                 "groups": ["system:serviceaccounts", "system:authenticated"],
@@ -154,5 +176,9 @@ def test_the_manifests_permissions_are_those_that_the_tests_ran_with(api, accoun
             assert stored["rules"] == document["rules"]
 
 
-def test_the_harness_tells_what_was_refused():
-    assert permissions.refused([{"responseStatus": {"code": 403}}, {"responseStatus": {"code": 200}}])
+def test_the_harness_would_see_a_refusal(control_plane, accounts):
+    """Else an empty list of refusals would prove nothing."""
+    kubeconfig = control_plane.service_account_kubeconfig(names.OWN_NAMESPACE, names.RECONCILER)
+    with control_plane.client(kubeconfig) as reconciler, pytest.raises(ApiError, match="forbidden"):
+        reconciler.items("v1", "ConfigMap", "kube-system")
+    assert "list configmaps kube-system" in map(described, refused(control_plane.audit_events(ACCOUNT)))
