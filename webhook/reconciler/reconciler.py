@@ -96,7 +96,7 @@ class Reconciler:
     def _take_change(self, change: _Change) -> None:
         if change.kind == "Service":
             self._take_service(change.key, change.service, watched=True)
-        else:
+        elif change.key.namespace not in self._settings.ignored_namespaces:
             self._take_pod(change.key, change.pod, watched=True)
 
     def _take_pod(self, key: ObjectKey, pod: Pod | None, *, watched: bool) -> None:
@@ -216,7 +216,9 @@ class Reconciler:
         self._gone = {key: when for key, when in self._gone.items() if start - when < _REMEMBER}
         pods: set[ObjectKey] = set()
         async for obj in self._cluster.items(PODS, labels=INJECTED):
-            pods.add(key := _key(obj))
+            if (key := _key(obj)).namespace in self._settings.ignored_namespaces:
+                continue
+            pods.add(key)
             if not self._is_news("Pod", key, start):
                 self._take_pod(key, Pod.of(obj, self._settings.port), watched=False)
         services: set[ObjectKey] = set()
