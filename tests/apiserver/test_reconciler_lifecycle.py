@@ -166,7 +166,7 @@ def test_a_namespace_that_goes_is_let_go_and_may_come_again(api, make_namespace,
     create_namespace(api, namespace)
     deploy(api, namespace)
     one_each(api, namespace)
-    assert reconciler.metric("queue_depth") == 0
+    eventually("an empty queue", lambda: reconciler.metric("queue_depth") == 0)
 
 
 # --- Services of others ----------------------------------------------------------------------------------
