@@ -200,7 +200,7 @@ class ControlPlane:
         # A line without its end is still being written.
         lines = log.read_text().splitlines(keepends=True) if log.exists() else []
         events = [json.loads(line) for line in lines if line.endswith("\n")]
-        return [event for event in events if user in (None, event["user"]["username"])]
+        return [event for event in events if user in (None, event["user"].get("username"))]
 
     # --- inside ------------------------------------------------------------------------------------------
 
