@@ -215,3 +215,10 @@ def test_a_fault_in_what_leads_is_handed_on_and_the_lease_let_go(store):
     with pytest.raises(RuntimeError):
         asyncio.run(campaign(lock(store, "one"), lead, lambda _: None))
     assert store.writes[-1] is None
+
+
+def test_what_goes_wrong_with_the_lease_is_said_once_while_it_stays_the_same(store, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    store.broken = True
+    run_campaign(store, monkeypatch, 0.5, lambda: None)
+    assert [record.getMessage() for record in caplog.records] == ["election: no answer"]

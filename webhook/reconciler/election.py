@@ -48,6 +48,8 @@ class Lock:
         self._identity = identity
         self._seen: tuple[float, object] = 0.0, None
         self._renewed: float | None = None
+        self.trouble: str | None = None
+        """What went wrong last, None since it no longer does."""
 
     @property
     def held(self) -> bool:
@@ -156,13 +158,17 @@ async def campaign(
 async def _try(lock: Lock) -> bool:
     try:
         async with asyncio.timeout(_ANSWER):
-            return await lock.acquire_or_renew()
-    except TimeoutError:
+            ours = await lock.acquire_or_renew()
+    except (ClusterError, TimeoutError) as error:
+        said = str(error) or f"no answer of the API server in {_ANSWER:.0f} s"
+        # Said once while it stays the same. A conflict is another replica that was quicker.
+        quicker = isinstance(error, ClusterError) and error.code == HTTPStatus.CONFLICT
+        news = said != lock.trouble and not quicker
+        logger.log(logging.INFO if news else logging.DEBUG, "election: %s", said)
+        lock.trouble = said
         return False
-    except ClusterError as error:
-        level = logging.DEBUG if error.code == HTTPStatus.CONFLICT else logging.INFO
-        logger.log(level, "election: %s", error)
-        return False
+    lock.trouble = None
+    return ours
 
 
 def _holder(lease: Json) -> str:
