@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import logging
 import time
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from webhook import shape
@@ -26,7 +27,9 @@ _RETRY: Final = 5.0
 # How long a watch may take to bring what a list has shown already, before it counts as dead.
 _GRACE: Final = 20.0
 _DRAINED: Final = 60.0
-_CATCH_UP: Final = 1.0
+# For how long a list has brought nothing more, when it counts as complete; when to compare after that.
+_SETTLED: Final = 1.0
+_CATCH_UP: Final = (0.5, 2.0, 4.0)
 _AHEAD: Final = 3600.0
 # How long what is gone is remembered, so that a list from before does not bring it back.
 _REMEMBER: Final = 120.0
@@ -184,24 +187,27 @@ class Reconciler:
 
     async def _keep_catching_up(self) -> None:
         """Compare again after each list of a watch that begins: it does not tell what has gone before."""
-        caught_up, pause = 0.0, _CATCH_UP
+        caught_up = await self._catch_up(self._is_anything_unheard)
         while True:
+            await asyncio.sleep(_SETTLED)
+            if self.watch.listed > caught_up:
+                # What it should have brought is not known; and the other watch may soon begin anew, too.
+                caught_up = await self._catch_up(lambda: True)
+
+    async def _catch_up(self, is_needed: Callable[[], bool]) -> float:
+        """Compare a few times, if needed; return when a list had brought something before the first time."""
+        first = None
+        for pause in _CATCH_UP:
             await asyncio.sleep(pause)
-            listed = self.watch.listed
-            if listed <= caught_up or time.monotonic() - listed < _CATCH_UP:
-                continue
-            # Of the first one is known what it should have brought.
-            unheard = not caught_up and self._is_anything_unheard()
-            if caught_up or unheard:
+            while time.monotonic() - self.watch.listed < _SETTLED:  # noqa: ASYNC110 (another thread sets it)
+                await asyncio.sleep(_SETTLED)
+            first = self.watch.listed if first is None else first
+            if is_needed():
                 try:
                     await self._resync()
                 except ClusterError as error:
                     logger.debug("catching up: %s; trying again", error)
-                    continue
-            if unheard:
-                pause = min(2 * pause, _GRACE)
-            else:
-                caught_up, pause = listed, _CATCH_UP
+        return first or 0.0
 
     def _is_anything_unheard(self) -> bool:
         """Return whether there is something that no watch has brought yet, as we know it from elsewhere."""
