@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import http
 import http.client
 import http.server
 import json
@@ -121,7 +122,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         code = gateway.fault(self.command, self.path)
         if code is not None:
             gateway.answered += 1
-            self._answer(code, "application/json", status_object(code))
+            if code == http.HTTPStatus.GONE and "watch=" in self.path:
+                # The API server accepts such a watch, and says so in its only event.
+                self._answer(200, "application/json", b'{"type":"ERROR","object":%s}\n' % status_object(code))
+            else:
+                self._answer(code, "application/json", status_object(code))
             return
         headers = {key: self.headers[key] for key in _PASSED_ON if key in self.headers}
         upstream = http.client.HTTPSConnection(*gateway.target, timeout=300, context=gateway.trust)

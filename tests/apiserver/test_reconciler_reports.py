@@ -147,6 +147,6 @@ def test_probes_answer(reconciler):
 
 
 def test_its_log_complains_of_what_is_wrong_and_of_nothing_else(reconciler):
-    """After all of the above; every line of it is JSON."""
+    """After all of the above, and beside what tests before have left; every line of it is JSON."""
     said = [line["message"] for line in reconciler.complaints()]
-    assert all("run without it" in message for message in said), said
+    assert [line for line in said if "run without it" not in line and "is left alone" not in line] == []
