@@ -102,6 +102,23 @@ def match_labels(workload: Mapping[str, Any]) -> dict[str, str]:
     return shape.texts(given.get("matchLabels")) or shape.texts(given)
 
 
+def our_marks(service: Mapping[str, Any]) -> list[Json]:
+    """Return so much of a Service's managedFields as tells whether the reconciler has applied it."""
+    marks = shape.mappings(shape.metadata(service).get("managedFields"))
+    ours = {"manager": names.FIELD_MANAGER, "operation": "Apply"}
+    return [ours for mark in marks if ours.items() <= mark.items()]
+
+
+def is_ours(service: Mapping[str, Any]) -> bool:
+    """Return whether the reconciler has applied it, whatever others have made of it since."""
+    return not is_offline(service) and bool(our_marks(service))
+
+
+def is_offline(service: Mapping[str, Any]) -> bool:
+    """Return whether `inject --with-service` wrote it."""
+    return shape.annotation(service, names.OFFLINE_ANNOTATION) is not None
+
+
 def _port(template: Json, settings: Settings) -> int:
     done = status.read(template)
     return done.port if done else overrides(template, settings)[0].port

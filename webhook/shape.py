@@ -56,3 +56,9 @@ def controller(obj: object) -> Json:
         if owner.get("controller") is True:
             return owner
     return {}
+
+
+def is_alive(pod: object) -> bool:
+    """Return whether a pod runs, or will: it has not ended and is not being deleted."""
+    phase = mapping(mapping(pod).get("status")).get("phase")
+    return phase not in ("Succeeded", "Failed") and "deletionTimestamp" not in metadata(pod)

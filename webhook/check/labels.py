@@ -7,7 +7,7 @@ from webhook import names, shape, status
 from webhook.check import mending
 from webhook.check.findings import Finding, Severity, examples
 from webhook.check.snapshot import Area, Snapshot
-from webhook.check.workloads import Fleet, Workload, is_alive, label_of, stands_for_itself
+from webhook.check.workloads import Fleet, Workload, label_of, stands_for_itself
 from webhook.config import overrides
 from webhook.identity import Reference
 from webhook.names import Action, Fault, Reason
@@ -42,7 +42,7 @@ def faults(seen: Snapshot, fleet: Fleet) -> Iterator[Finding]:
         elif stands_for_itself(workload):
             yield from _workload(workload, fleet)
     for pod in seen.pods:
-        if not shape.controller(pod) and is_alive(pod):
+        if not shape.controller(pod) and shape.is_alive(pod):
             yield from _pod(pod, fleet)
     if seen.saw(Area.WORKLOADS):
         for service in seen.services:

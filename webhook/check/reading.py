@@ -14,10 +14,15 @@ from webhook.check.permissions import needed
 from webhook.check.snapshot import Area, Probe, Snapshot, concerns_us, reduced, with_our_mark, without_history
 from webhook.check.workloads import label_of
 from webhook.cluster import (
+    DAEMONSETS,
+    DEPLOYMENTS,
+    EVENTS,
+    LEASES,
     NAMESPACES,
     PODS,
     SECRETS,
     SERVICES,
+    STATEFULSETS,
     WEBHOOKS,
     Cluster,
     ClusterError,
@@ -25,12 +30,11 @@ from webhook.cluster import (
 )
 from webhook.shape import Json
 
-DEPLOYMENTS: Final = Resource("apps/v1", "Deployment", "deployments")
 REPLICASETS: Final = Resource("apps/v1", "ReplicaSet", "replicasets")
 WORKLOADS: Final = (
     DEPLOYMENTS,
-    Resource("apps/v1", "StatefulSet", "statefulsets"),
-    Resource("apps/v1", "DaemonSet", "daemonsets"),
+    STATEFULSETS,
+    DAEMONSETS,
     Resource("v1", "ReplicationController", "replicationcontrollers"),
     Resource("batch/v1", "Job", "jobs"),
     Resource("batch/v1", "CronJob", "cronjobs"),
@@ -45,9 +49,7 @@ CUSTOM: Final = (
 )
 ENDPOINT_SLICES: Final = Resource("discovery.k8s.io/v1", "EndpointSlice", "endpointslices")
 CONFIG_MAPS: Final = Resource("v1", "ConfigMap", "configmaps")
-LEASES: Final = Resource("coordination.k8s.io/v1", "Lease", "leases")
 LIMIT_RANGES: Final = Resource("v1", "LimitRange", "limitranges")
-EVENTS: Final = Resource("v1", "Event", "events")
 REVIEWS: Final = Resource(
     "authorization.k8s.io/v1", "SubjectAccessReview", "subjectaccessreviews", namespaced=False
 )

@@ -13,7 +13,7 @@ from webhook.check.snapshot import Area, Snapshot
 from webhook.check.workloads import Fleet, Workload, by_namespace
 from webhook.identity import Reference
 from webhook.names import Fault
-from webhook.service import compose
+from webhook.service import compose, is_offline, is_ours
 from webhook.shape import Json
 
 # A Service follows its first pod within seconds.
@@ -115,17 +115,6 @@ def _settled(workload: Workload, now: dt.datetime) -> bool:
 
 def _foreign(through: set[str], there: dict[str, Json]) -> set[str]:
     return {name for name in through if not is_ours(there[name])}
-
-
-def is_ours(service: Json) -> bool:
-    """Return whether the reconciler has applied a Service, whatever others have made of it since."""
-    marks = shape.mappings(shape.metadata(service).get("managedFields"))
-    return not is_offline(service) and any(item.get("manager") == names.FIELD_MANAGER for item in marks)
-
-
-def is_offline(service: Json) -> bool:
-    """Return whether `inject --with-service` wrote it."""
-    return shape.annotation(service, names.OFFLINE_ANNOTATION) is not None
 
 
 # --- one and no more -------------------------------------------------------------------------------------

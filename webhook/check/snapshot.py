@@ -7,6 +7,7 @@ from typing import Final
 
 from webhook import config, names, shape
 from webhook.config import Reconciling, Settings
+from webhook.service import our_marks
 from webhook.shape import Json
 from webhook.workload import get
 
@@ -154,12 +155,7 @@ def without_history(obj: Json) -> Json:
 
 def with_our_mark(service: Json) -> Json:
     """Return a Service with so much of its history as tells whether the reconciler has applied it."""
-    marks = [
-        {"manager": names.FIELD_MANAGER, "operation": "Apply"}
-        for entry in shape.mappings(shape.metadata(service).get("managedFields"))
-        if entry.get("manager") == names.FIELD_MANAGER and entry.get("operation") == "Apply"
-    ]
-    return {**service, "metadata": {**shape.metadata(service), "managedFields": marks}}
+    return {**service, "metadata": {**shape.metadata(service), "managedFields": our_marks(service)}}
 
 
 def concerns_us(service: Json) -> bool:

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections import defaultdict
-from typing import Final
 
 from webhook import identity, names, shape, status
 from webhook.check.snapshot import Snapshot
@@ -12,8 +11,6 @@ from webhook.names import Action
 from webhook.shape import Json
 from webhook.stamp import stamp
 from webhook.workload import get, template_path
-
-_ENDED: Final = frozenset({"Succeeded", "Failed"})
 
 
 @dataclasses.dataclass(slots=True)
@@ -51,7 +48,7 @@ class Fleet:
             if (owner := Reference.of_controller(obj)) and (whose := identity.of_workload(obj)):
                 self._index[owner.namespace, whose] = self._workload_of(owner)
         for pod in seen.pods:
-            if is_alive(pod):
+            if shape.is_alive(pod):
                 self._place(pod)
 
     def namespace(self, name: str) -> Json:
@@ -108,12 +105,6 @@ class Fleet:
         self.workloads.append(workload)
         self._index[owner.namespace, whose] = workload
         return workload
-
-
-def is_alive(pod: Json) -> bool:
-    """Return whether a pod runs, or will: it has not ended and is not being deleted."""
-    phase = shape.mapping(pod.get("status")).get("phase")
-    return phase not in _ENDED and "deletionTimestamp" not in shape.metadata(pod)
 
 
 def rolls_out(workload: Json | None) -> bool:

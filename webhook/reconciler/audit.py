@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from typing import Final
 
 from webhook import names, shape
-from webhook.cluster import NAMESPACES, PODS, Cluster, Resource
+from webhook.cluster import DAEMONSETS, DEPLOYMENTS, NAMESPACES, PODS, STATEFULSETS, Cluster
 from webhook.config import Settings
 from webhook.decision import decide, labelled
 from webhook.identity import Reference
@@ -23,11 +23,7 @@ _LABELLED: Final = f"{names.INJECT_LABEL}={names.TRUE}"
 _WITHOUT: Final = f"{names.INJECTED_LABEL}!={names.TRUE}"
 
 # What people label, and what says how many pods it has.
-_WORKLOADS: Final = (
-    Resource("apps/v1", "Deployment", "deployments"),
-    Resource("apps/v1", "StatefulSet", "statefulsets"),
-    Resource("apps/v1", "DaemonSet", "daemonsets"),
-)
+_WORKLOADS: Final = (DEPLOYMENTS, STATEFULSETS, DAEMONSETS)
 _COUNTS: Final = ("replicas", "currentNumberScheduled")
 
 _MESSAGE: Final = (
@@ -87,10 +83,7 @@ class Audit:
                     yield pod
 
     def _is_missing(self, pod: Json, namespace: Json) -> bool:
-        over = shape.mapping(pod.get("status")).get("phase") in ("Succeeded", "Failed")
-        if over or "deletionTimestamp" in shape.metadata(pod):
-            return False
-        return decide(pod, namespace, self._settings).action is Action.INJECT
+        return shape.is_alive(pod) and decide(pod, namespace, self._settings).action is Action.INJECT
 
     async def _unstamped(self) -> AsyncIterator[Json]:
         for resource in _WORKLOADS:

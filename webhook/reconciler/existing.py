@@ -9,6 +9,7 @@ from typing import Any, Final
 from webhook import names, shape
 from webhook.cluster import SERVICES, Cluster
 from webhook.reconciler.inventory import Pod, matches
+from webhook.service import is_ours, our_marks
 from webhook.shape import Json
 
 _ANNOTATIONS: Final = frozenset(
@@ -28,11 +29,6 @@ def project(service: Mapping[str, Any]) -> Json:
     metadata = shape.metadata(service)
     annotations = shape.texts(metadata.get("annotations"))
     spec = shape.mapping(service.get("spec"))
-    managers = [
-        {"manager": names.FIELD_MANAGER, "operation": "Apply"}
-        for entry in shape.mappings(metadata.get("managedFields"))
-        if entry.get("manager") == names.FIELD_MANAGER and entry.get("operation") == "Apply"
-    ]
     return {
         "metadata": {
             **{key: metadata.get(key) for key in ("name", "namespace", "uid", "resourceVersion")},
@@ -46,23 +42,10 @@ def project(service: Mapping[str, Any]) -> Json:
                 {key: owner.get(key) for key in ("apiVersion", "kind", "name", "uid")}
                 for owner in shape.mappings(metadata.get("ownerReferences"))
             ],
-            "managedFields": managers,
+            "managedFields": our_marks(service),
         },
         "spec": {key: spec[key] for key in _SPEC if key in spec},
     }
-
-
-def is_ours(service: Json) -> bool:
-    """Return whether the reconciler has applied it, whatever others have made of it since."""
-    return not is_offline(service) and any(
-        entry.get("manager") == names.FIELD_MANAGER and entry.get("operation") == "Apply"
-        for entry in shape.mappings(shape.metadata(service).get("managedFields"))
-    )
-
-
-def is_offline(service: Json) -> bool:
-    """Return whether `inject --with-service` wrote it."""
-    return shape.annotation(service, names.OFFLINE_ANNOTATION) is not None
 
 
 def is_in_step(actual: Json, desired: Json) -> bool:

@@ -19,7 +19,7 @@ from webhook.reconciler.existing import Existing
 from webhook.reconciler.inventory import Inventory, OwnerKey, Pod, WorkloadKey
 from webhook.reconciler.owners import Owners, Workload
 from webhook.reconciler.selection import choose, port_of
-from webhook.service import compose
+from webhook.service import compose, is_offline, is_ours
 from webhook.shape import Json
 from webhook.workload import get, template_path
 
@@ -111,7 +111,7 @@ class Services:
     async def _sync(self, key: WorkloadKey) -> float | None:
         actual = self._inventory.services.get(key.service)
         pods = self._inventory.pods_of(key)
-        if actual is not None and existing.is_offline(actual):
+        if actual is not None and is_offline(actual):
             self._leave_offline(key, actual, pods)
             return None
         if not self._wanted:
@@ -165,7 +165,7 @@ class Services:
         if same is not None:
             # The list may be some seconds old.
             same = await self._cluster.get(SERVICES, key.service.name, key.namespace)
-            if same is not None and not existing.is_ours(same):
+            if same is not None and not is_ours(same):
                 await self._report_foreign(workload, key)
                 return _LOOK_AGAIN
         if by := next((service for service in others if existing.scrapes(service, pods)), None):
@@ -247,7 +247,7 @@ class Services:
 
     async def _remove(self, key: WorkloadKey, actual: Json | None, why: str) -> float | None:
         self._inventory.forget(key)
-        if actual is None or not existing.is_ours(actual):
+        if actual is None or not is_ours(actual):
             return None
         metadata = shape.metadata(actual)
         try:
